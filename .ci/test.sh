@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Runs the tests in parallel: `.ci/test.sh [PYTEST ARGUMENT ...]`. Its last line is pytest's closing line.
+#
+#   WORKERS=N    test processes (the number of cores, four at most: each has real Celery workers under it)
+#   COVERAGE=1   measures the package's lines in every process, Celery's pool children as well, and fails
+#                under the limit that pyproject.toml sets
+#
+# pytest is called by its script, not by `python -m`: that would put the root on sys.path, where `tasks`,
+# `agents` and the like could be found under the wrong name.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [ -z "${WORKERS:-}" ]; then
+  WORKERS=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+  [ "$WORKERS" -le 4 ] || WORKERS=4
+fi
+# worksteal: a few fault tests last a hundred times as long as a unit test, and no file is a fair share.
+arguments=(--numprocesses "$WORKERS" --dist worksteal "$@")
+
+if [ -z "${COVERAGE:-}" ]; then
+  exec .venv/bin/pytest "${arguments[@]}"
+fi
+
+.venv/bin/coverage erase
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+status=0
+.venv/bin/coverage run .venv/bin/pytest "${arguments[@]}" | tee "$log" || status=$?
+.venv/bin/coverage combine --quiet
+.venv/bin/coverage report || status=$?
+tail -n 1 "$log"
+exit "$status"

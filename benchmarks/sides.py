@@ -1,0 +1,122 @@
+"""The two sides of the comparison: the engine, and Celery's own canvas of the same definition.
+
+The law: the clock runs from the call that sends a workflow (`Client.start`, `apply_async`) until its end is
+known in this process (`Client.wait`, `AsyncResult.get`); what was built before (the definition, the canvas) is not
+in it, and what was asked for is checked after it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+import redis
+from shapes import Shape, independent, warm_up
+from stack import Group, Meter
+
+from trellis.tasks.app import app
+from trellis.workflows import Client, Run, RunState, Workflow
+
+PATIENCE = 600.0  # seconds for one run
+
+
+class Side(Protocol):
+    """Something that runs workflows and takes the time."""
+
+    group: Group
+
+    def warm(self, slots: int) -> None:
+        """Bring its pools up, and let it learn what it learns."""
+
+    def run(self, workflow: Workflow) -> float:
+        """Seconds of one run."""
+
+
+class Durable:
+    """The engine."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.client = self._client()
+
+    def _client(self) -> Client:
+        # The address is said, since this process's own Celery application belongs to the other side.
+        return Client(self.group.settings, broker_url=self.group.settings.broker_url)
+
+    def warm(self, slots: int) -> None:
+        """Run until the means of the actions are known to the workers, the journal and a new client."""
+        self.run(warm_up(slots, 0.3))
+        for pause in (2.1, 0.0):  # children write what they measured every 2 s, with the next bundle
+            self.run(independent(1000))
+            time.sleep(pause)
+        self.close()
+        self.client = self._client()
+        self.run(independent(1000))
+
+    def run(self, workflow: Workflow) -> float:
+        """Seconds of one run."""
+        began = time.perf_counter()
+        run = self.client.start(workflow)
+        ended = self.client.wait(run, PATIENCE)
+        seconds = time.perf_counter() - began
+        self.check(ended)
+        return seconds
+
+    def check(self, run: Run) -> None:
+        """Whether every step of an ended run is done."""
+        progress = self.client.progress(run)
+        if run.state is not RunState.SUCCEEDED or progress.done != run.steps:
+            raise RuntimeError(
+                f"run {run.id} ended as {run.state}: {progress.done} of {run.steps} steps, {run.error}"
+            )
+
+    def close(self) -> None:
+        """Close the client."""
+        self.client.close()
+
+
+class Native:
+    """Celery's canvas, with results in Redis."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        settings = group.settings
+        assert settings.result_backend_url is not None
+        app.conf.update(
+            broker_url=settings.broker_url,
+            result_backend=settings.result_backend_url,
+            task_default_queue=settings.default_queue,
+            task_ignore_result=False,
+        )
+        self._results = redis.Redis.from_url(settings.result_backend_url)
+
+    def warm(self, slots: int) -> None:
+        """Bring the pool and the connections up."""
+        self.run(warm_up(slots, 0.3))
+        for _ in range(2):
+            self.run(independent(300))
+
+    def run(self, workflow: Workflow) -> float:
+        """Seconds of one run."""
+        canvas = workflow.canvas()
+        began = time.perf_counter()
+        result = canvas.apply_async()
+        value = result.get(timeout=PATIENCE)
+        seconds = time.perf_counter() - began
+        _check(workflow, value)
+        self._results.flushdb()
+        return seconds
+
+
+def _check(workflow: Workflow, value: Any) -> None:
+    """Whether the canvas returned what its last part returns: a carry, or one for each member of a group."""
+    ends = value if isinstance(value, list) else [value]
+    if not all(isinstance(end, dict) for end in ends):
+        raise RuntimeError(f"the canvas of {workflow.name} returned {value!r:.200}")
+
+
+def sample(side: Side, shape: Shape, meter: Meter) -> tuple[float, dict[str, float]]:
+    """One run of a shape: its seconds, and the CPU seconds of the parts meanwhile."""
+    with side.group.awake(), meter.measuring() as spent:
+        seconds = side.run(shape.workflow)
+    return seconds, spent

@@ -1,0 +1,20 @@
+"""The Celery application. Nobody else builds one.
+
+The law: importing this module costs no connection and needs no setting; the configuration is read from
+`trellis.celeryconfig` when Celery first needs it.
+"""
+
+from __future__ import annotations
+
+from celery import Celery
+
+app = Celery("trellis")
+app.config_from_object("trellis.celeryconfig")
+
+
+def sender(broker_url: str) -> Celery:
+    """An application that only sends, to a broker that is not the environment's."""
+    other = Celery("trellis", set_as_current=False)
+    other.config_from_object("trellis.celeryconfig")
+    other.conf.broker_url = broker_url
+    return other

@@ -1,0 +1,162 @@
+"""Connections to Postgres: one pool a process, shared by SQLAlchemy and by raw statements.
+
+The law: a pool is opened at first use and belongs to the process that opened it. After a fork the child
+opens its own, since two processes on one connection corrupt its protocol. Connections are in autocommit
+mode: a single statement is one round trip; what needs more says `transaction()`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+import sqlalchemy.exc
+from psycopg.errors import DeadlockDetected, SerializationFailure
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool, PoolTimeout
+from sqlalchemy import Engine, MetaData, NullPool, create_engine
+from sqlalchemy.orm import DeclarativeBase
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from .errors import CommunicationError
+from .settings import Settings
+
+Connection = psycopg.Connection[TupleRow]
+T = TypeVar("T")
+
+# Connections break when Postgres restarts; deadlocks and serialisation failures ask for another try.
+_PASSING = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.InterfaceError,
+    DeadlockDetected,
+    SerializationFailure,
+    CommunicationError,
+)
+
+# Tables of a journal grow from empty to 100,000 rows within seconds, long before autovacuum has analysed them,
+# so statistics mislead. Statements read by key or along an index; a scan is never right where an index fits.
+# Plans are generic, because the keys differ and the plan does not (planning `complete` takes 1.7 ms).
+PLANNER = "-c jit=off -c enable_seqscan=off -c enable_bitmapscan=off -c plan_cache_mode=force_generic_plan"
+
+
+class Base(DeclarativeBase):
+    """The one registry of tables; migrations are compared with it by a test."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "%(table_name)s_pkey",
+            "fk": "%(table_name)s_%(column_0_name)s_fkey",
+            "uq": "%(table_name)s_%(column_0_name)s_key",
+            "ck": "%(table_name)s_%(constraint_name)s_check",
+        }
+    )
+
+
+class Database:
+    """The pool of a process, opened at first use and again after a fork."""
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self.url = url
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._pool: ConnectionPool[Connection] | None = None
+        self._engine: Engine | None = None
+        self._pid = 0
+
+    @property
+    def pool(self) -> ConnectionPool[Connection]:
+        """This process's pool."""
+        if self._pool is not None and self._pid == os.getpid():
+            return self._pool
+        with self._lock:
+            if self._pool is None or self._pid != os.getpid():
+                # A parent's pool is dropped, not closed: its sockets belong to the parent.
+                self._pool = self._open()
+                self._engine = None
+                self._pid = os.getpid()
+            return self._pool
+
+    def _open(self) -> ConnectionPool[Connection]:
+        # A pool hides why it cannot connect and waits; a wrong address should be told at once.
+        connect(self.url, connect_timeout=self._settings.connect_timeout).close()
+        return ConnectionPool(
+            self.url,
+            min_size=self._settings.pool_min_size,
+            max_size=max(self._settings.pool_max_size, self._settings.pool_min_size),
+            timeout=self._settings.pool_timeout,
+            kwargs={
+                "autocommit": True,
+                "connect_timeout": self._settings.connect_timeout,
+                "application_name": "trellis",
+                "options": PLANNER,
+                "prepare_threshold": 0,
+            },
+            close_returns=True,
+            open=True,
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """SQLAlchemy on the same pool: it borrows by `getconn` and gives back by `close`."""
+        pool = self.pool
+        if self._engine is None:
+            self._engine = create_engine("postgresql+psycopg://", creator=pool.getconn, poolclass=NullPool)
+        return self._engine
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection in autocommit mode. Raises CommunicationError where Postgres cannot be reached."""
+        try:
+            borrowed = self.pool.getconn()
+        except PoolTimeout as error:
+            raise CommunicationError(
+                f"no connection to Postgres within {self._settings.pool_timeout:g} s: is it running at "
+                "TRELLIS_DATABASE_URL, and does TRELLIS_POOL_MAX_SIZE allow enough connections?"
+            ) from error
+        try:
+            yield borrowed
+        finally:
+            self.pool.putconn(borrowed)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A connection inside one transaction, committed at the end and rolled back on an error."""
+        with self.connection() as connection, connection.transaction():
+            yield connection
+
+    def again(self, attempt: Callable[[], T]) -> T:
+        """Call `attempt` until it does not fail for a passing reason; it must be safe to repeat.
+
+        Gives up, with the last error, after the length of a lease: then the work belongs to somebody else anyway.
+        """
+        try:
+            return attempt()  # the usual case, without the machinery
+        except _PASSING:
+            policy = Retrying(
+                retry=retry_if_exception_type(_PASSING),
+                wait=wait_random_exponential(multiplier=0.05, max=2.0),
+                stop=stop_after_delay(self._settings.lease_seconds),
+                reraise=True,
+            )
+            return policy(attempt)
+
+    def close(self) -> None:
+        """Close this process's connections; a later use opens new ones."""
+        with self._lock:
+            pool, self._pool, self._engine = self._pool, None, None
+        if pool is not None and self._pid == os.getpid():
+            pool.close()
+
+
+def connect(url: str, **options: Any) -> Connection:
+    """One connection outside any pool. Raises CommunicationError where Postgres cannot be reached."""
+    try:
+        return psycopg.connect(url, autocommit=True, **options)
+    except psycopg.OperationalError as error:
+        raise CommunicationError(f"cannot reach Postgres: {error}".strip()) from error

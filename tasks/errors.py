@@ -1,0 +1,227 @@
+"""Every error that Trellis raises, in one tree.
+
+The law: an error says what is wrong and what to do, and carries the facts as attributes, so that
+a program never has to read a message. Whatever a user can meet derives from `TrellisError`.
+
+    TrellisError
+    ├── ConfigurationError          a setting, an address or an installation is wrong
+    │   ├── MissingExtra            an optional package is not installed
+    │   └── SchemaMismatch          the database's tables are older or newer than this code
+    ├── DefinitionError             a workflow, action or expression was written wrongly
+    │   ├── CycleError              steps wait for each other in a circle
+    │   └── ParameterError          a run was started with wrong parameters
+    ├── CommunicationError          Postgres or the broker cannot be reached
+    ├── StackError                  a process of the local stack does not start, or keeps dying
+    ├── ResourceError               a limit was passed
+    │   └── ValueTooLarge           a value is larger than the journal takes
+    ├── ExecutionError              a step or a run did not succeed
+    │   ├── InputError              a step's inputs do not fit its action
+    │   ├── OutputError             an action returned what it does not declare, or what JSON cannot hold
+    │   ├── StepTimeout             a step ran longer than its limit
+    │   ├── WorkerLost              a step's worker vanished without a word
+    │   ├── StepCancelled           the run of a running body was cancelled, or its lease was lost
+    │   ├── RunFailed               the run ended as failed
+    │   └── RunCancelled            the run ended as cancelled
+    └── StateError                  what was asked for does not fit the present state
+        ├── IllegalMove             a step or run cannot go from this state to that one
+        ├── NotFound                there is no such run, step or workflow
+        ├── NotFinished             the run has no result yet
+        └── WaitTimeout             the run did not end within the time given
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class TrellisError(Exception):
+    """The base of all errors of Trellis."""
+
+
+class ConfigurationError(TrellisError):
+    """A setting, an address or an installation is wrong."""
+
+
+class MissingExtra(ConfigurationError):
+    """An optional package is not installed."""
+
+    def __init__(self, extra: str, purpose: str) -> None:
+        self.extra = extra
+        self.command = f"pip install 'celery-trellis[{extra}]'"
+        super().__init__(f"{purpose} needs the extra {extra!r}: {self.command}")
+
+
+class SchemaMismatch(ConfigurationError):
+    """The database's tables are older or newer than this code."""
+
+    def __init__(self, found: str | None, expected: str, advice: str) -> None:
+        self.found = found
+        self.expected = expected
+        super().__init__(
+            f"the database is at schema {found or 'none'}, this version of Trellis needs {expected}: {advice}"
+        )
+
+
+class DefinitionError(TrellisError):
+    """A workflow, action or expression was written wrongly.
+
+    `workflow` and `step` name the place, where there is one.
+    """
+
+    def __init__(self, message: str, *, workflow: str | None = None, step: str | None = None) -> None:
+        self.workflow = workflow
+        self.step = step
+        place = ", ".join(
+            f"{kind} {name!r}" for kind, name in (("workflow", workflow), ("step", step)) if name is not None
+        )
+        super().__init__(f"{place}: {message}" if place else message)
+
+
+class CycleError(DefinitionError):
+    """Steps wait for each other in a circle; `path` names them, the first one again at the end."""
+
+    def __init__(self, path: Sequence[str], *, workflow: str | None = None) -> None:
+        self.path = tuple(path)
+        super().__init__(
+            f"the steps wait for each other in a circle: {' → '.join(path)}; remove one of these dependencies",
+            workflow=workflow,
+        )
+
+
+class ParameterError(DefinitionError):
+    """A run was started with wrong parameters; `problems` maps each parameter to what is wrong with it."""
+
+    def __init__(self, problems: dict[str, str], *, workflow: str | None = None) -> None:
+        self.problems = problems
+        text = "; ".join(f"parameter {name!r}: {problem}" for name, problem in problems.items())
+        super().__init__(text, workflow=workflow)
+
+
+class CommunicationError(TrellisError):
+    """Postgres or the broker cannot be reached."""
+
+
+class StackError(TrellisError):
+    """A process of the local stack, `service`, does not start, or keeps dying; `log` ends its log."""
+
+    def __init__(self, service: str, problem: str, log: str) -> None:
+        self.service = service
+        self.problem = problem
+        self.log = log
+        super().__init__(f"{service} {problem}; {log}")
+
+
+class ResourceError(TrellisError):
+    """A limit was passed."""
+
+
+class ValueTooLarge(ResourceError):
+    """A value is larger than the journal takes (`size` and `limit` in bytes)."""
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        self.what = what
+        self.size = size
+        self.limit = limit
+        super().__init__(
+            f"{what} is {size:,} bytes of JSON, the limit is {limit:,}: write it with `ctx.artifact(...)` and "
+            "return that reference, or raise TRELLIS_VALUE_MAX_BYTES"
+        )
+
+
+class ExecutionError(TrellisError):
+    """A step or a run did not succeed."""
+
+
+class InputError(ExecutionError):
+    """A step's inputs do not fit its action; `problems` maps each input to what is wrong with it."""
+
+    def __init__(self, action: str, problems: dict[str, str]) -> None:
+        self.action = action
+        self.problems = problems
+        text = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+        super().__init__(f"action {action!r} does not take these inputs: {text}")
+
+
+class OutputError(ExecutionError):
+    """An action returned what it does not declare, or what JSON cannot hold."""
+
+    def __init__(self, action: str, problem: str) -> None:
+        self.action = action
+        super().__init__(f"action {action!r} returned a value that cannot be kept: {problem}")
+
+
+class StepTimeout(ExecutionError):
+    """A step ran longer than its limit of `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"the step ran longer than its timeout of {seconds:g} s")
+
+
+class WorkerLost(ExecutionError):
+    """A step's worker vanished without a word."""
+
+
+class StepCancelled(ExecutionError):
+    """The run of a running body was cancelled, or its lease was lost; raised inside the body."""
+
+
+class RunFailed(ExecutionError):
+    """The run ended as failed; `step` and `error` (a mapping with type, message, traceback) say why."""
+
+    def __init__(self, run_id: str, step: str | None, error: dict[str, object]) -> None:
+        self.run_id = run_id
+        self.step = step
+        self.error = error
+        where = f"step {step!r}: " if step else ""
+        super().__init__(f"run {run_id} failed: {where}{error.get('type')}: {error.get('message')}")
+
+
+class RunCancelled(ExecutionError):
+    """The run ended as cancelled."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"run {run_id} was cancelled")
+
+
+class StateError(TrellisError):
+    """What was asked for does not fit the present state."""
+
+
+class IllegalMove(StateError):
+    """A step or run cannot go from `source` to `target`."""
+
+    def __init__(self, kind: str, source: str, target: str) -> None:
+        self.kind = kind
+        self.source = source
+        self.target = target
+        super().__init__(f"a {kind} cannot go from {source} to {target}")
+
+
+class NotFound(StateError):
+    """There is no such run, step or workflow."""
+
+    def __init__(self, kind: str, name: str, advice: str = "") -> None:
+        self.kind = kind
+        self.name = name
+        super().__init__(f"there is no {kind} {name!r}" + (f": {advice}" if advice else ""))
+
+
+class NotFinished(StateError):
+    """The run has no result yet."""
+
+    def __init__(self, run_id: str, state: str) -> None:
+        self.run_id = run_id
+        self.state = state
+        super().__init__(f"run {run_id} is {state} and has no result yet: wait for it first")
+
+
+class WaitTimeout(StateError, TimeoutError):
+    """The run did not end within the `seconds` given; it goes on all the same."""
+
+    def __init__(self, run_id: str, state: str, seconds: float) -> None:
+        self.run_id = run_id
+        self.state = state
+        self.seconds = seconds
+        super().__init__(f"run {run_id} is still {state} after {seconds:g} s; it goes on")

@@ -1,0 +1,95 @@
+"""Structured logs: one event a line, bound to its run, step and attempt, without secrets.
+
+The law: a line is an event name plus facts; JSON where a machine reads, colours where a person does.
+Every value passes `redact`, so a password in an address or a field named like one never reaches a log.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, cast
+
+import structlog
+
+from .settings import Settings
+
+HIDDEN = "***"
+_SECRET_NAME = re.compile(
+    r"pass(word|wd|phrase)?$|secret|token|api_?key|authorization|credential|private_?key|cookie",
+    re.IGNORECASE,
+)
+_ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://[^\s:/@]*):(?P<password>[^\s@/]+)@", re.IGNORECASE)
+
+
+def redact(value: Any, name: str = "") -> Any:
+    """The value with passwords in addresses and secret-named fields replaced by ***, at any depth."""
+    if name and _SECRET_NAME.search(name) and value is not None:
+        return HIDDEN
+    if isinstance(value, str):
+        return _ADDRESS.sub(rf"\g<scheme>:{HIDDEN}@", value)
+    if isinstance(value, Mapping):
+        return {key: redact(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(item) for item in value]
+    return value
+
+
+def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in event.items():
+        event[name] = redact(value, name)
+    return event
+
+
+def configure(settings: Settings, *, stream: Any = None) -> None:
+    """Send structlog's and the standard library's lines through one formatter to `stream` (stderr)."""
+    out = stream or sys.stderr
+    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not out.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info if as_json else _keep,
+        _redact_event,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(default=str)
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=out.isatty())
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.log_level.upper())
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def _keep(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return event
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A logger; its lines carry what `bound` has bound."""
+    return cast("structlog.stdlib.BoundLogger", structlog.get_logger(name))
+
+
+bound = structlog.contextvars.bound_contextvars

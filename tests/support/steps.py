@@ -1,0 +1,170 @@
+"""Actions for the tests; workers import this module by name."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from trellis.workflows import Artifact, Context, Retry, action
+
+FAST = Retry(attempts=5, base=0.05, jitter=0)
+
+
+def record(ledger: str, ctx: Context, note: str = "") -> None:
+    """One effect in the outside world: a line in a file, appended by one write."""
+    line = f"{ctx.run_id} {ctx.step} {ctx.attempt} {os.getpid()} {note}\n"
+    descriptor = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+@action(name="noop")
+def noop() -> None:
+    """Nothing."""
+
+
+@action(name="add")
+def add(a: int, b: int = 1) -> int:
+    """A sum."""
+    return a + b
+
+
+@action(name="total")
+def total(values: list[int]) -> int:
+    """The sum of a list."""
+    return sum(values)
+
+
+@action(name="numbers")
+def numbers(n: int) -> list[int]:
+    """0 … n - 1."""
+    return list(range(n))
+
+
+@action(name="effect")
+def effect(ledger: str, ctx: Context, value: Any = None) -> Any:
+    """Leaves a line in the ledger."""
+    record(ledger, ctx)
+    return value
+
+
+@action(name="effect_once", effects="once")
+def effect_once(ledger: str, ctx: Context) -> None:
+    """Leaves a line in the ledger, recorded alone."""
+    record(ledger, ctx)
+
+
+@action(name="wait_for")
+def wait_for(ledger: str, file: str, ctx: Context) -> str:
+    """Leaves a line, then waits until a file exists."""
+    record(ledger, ctx, "begun")
+    while not Path(file).exists():
+        ctx.heartbeat({"waiting": file})
+        time.sleep(0.01)
+    record(ledger, ctx, "done")
+    return file
+
+
+@action(name="fails")
+def fails(message: str = "no") -> int:
+    """Always fails."""
+    raise RuntimeError(message)
+
+
+@action(name="fails_until", retries=FAST)
+def fails_until(ledger: str, attempt: int, ctx: Context) -> int:
+    """Fails before the given attempt."""
+    record(ledger, ctx)
+    if ctx.attempt < attempt:
+        raise ConnectionError(f"attempt {ctx.attempt}")
+    return ctx.attempt
+
+
+@action(name="dies")
+def dies(ledger: str, times: int, ctx: Context) -> int:
+    """Kills its own process on the first attempts."""
+    record(ledger, ctx)
+    if ctx.attempt <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ctx.attempt
+
+
+@action(name="sleeps", timeout=1.0)
+def sleeps(ledger: str, ctx: Context) -> None:
+    """Sleeps much longer than it may."""
+    record(ledger, ctx)
+    time.sleep(600)
+
+
+@action(name="spins", timeout=1.0)
+def spins(ledger: str, ctx: Context) -> None:
+    """A busy loop that swallows every exception."""
+    record(ledger, ctx)
+    end = time.monotonic() + 600
+    while time.monotonic() < end:
+        try:
+            while time.monotonic() < end:
+                pass
+        except Exception:  # noqa: S112 (what it is for)
+            continue
+
+
+@action(name="stuck_in_c", timeout=1.0)
+def stuck_in_c(ledger: str, ctx: Context) -> None:
+    """A C call that holds the interpreter and never looks at a signal."""
+    record(ledger, ctx)
+    pow(3, 3**18, 10**9_000_000)
+
+
+@action(name="async_add")
+async def async_add(a: int, b: int) -> int:
+    """A sum, from a coroutine."""
+    return a + b
+
+
+@action(name="writes")
+def writes(text: str, ctx: Context) -> Artifact:
+    """Writes an artifact."""
+    return ctx.artifact("parts/text.txt").write_text(text)
+
+
+@action(name="reads")
+def reads(file: Artifact) -> str:
+    """Reads one."""
+    return file.read_text()
+
+
+@action(name="returns")
+def returns(value: Any) -> Any:
+    """The value itself."""
+    return value
+
+
+@action(name="odd")
+def odd(kind: str) -> Any:
+    """A value that JSON cannot hold."""
+    return {"nan": float("nan"), "nul": "a\x00b", "surrogate": "\ud800"}[kind]
+
+
+@action(name="big")
+def big(size: int) -> str:
+    """A text of this many characters."""
+    return "x" * size
+
+
+@action(name="logs")
+def logs(secret: str, ctx: Context) -> None:
+    """Writes a log line."""
+    ctx.log.info("step.speaks", api_key=secret, address=f"postgresql://u:{secret}@host/db")
+
+
+@action(name="where")
+def where(ctx: Context) -> dict[str, Any]:
+    """What the context says."""
+    return {
+        "run_id": ctx.run_id, "step": ctx.step, "attempt": ctx.attempt, "key": ctx.idempotency_key,
+        "correlation_id": ctx.correlation_id,
+    }  # fmt: skip

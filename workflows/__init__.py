@@ -1,0 +1,37 @@
+"""Durable workflows: define a DAG of actions, start it from anywhere, and it ends.
+
+    from trellis.workflows import Client, Workflow, action
+
+The journal in Postgres is the truth, Celery carries the work, and every accepted run reaches its end.
+"""
+
+if not __name__.startswith("trellis."):
+    raise ImportError("import trellis.workflows, not workflows: the repository's root is on sys.path")
+
+from ..tasks.retry import Retry
+from .action import Action, action
+from .artifacts import Artifact
+from .client import Client
+from .context import Context
+from .definition import Param, Workflow
+from .records import Event, Progress, Run, Step
+from .spec import Default
+from .states import RunState, StepState
+
+__all__ = [
+    "Action",
+    "Artifact",
+    "Client",
+    "Context",
+    "Default",
+    "Event",
+    "Param",
+    "Progress",
+    "Retry",
+    "Run",
+    "RunState",
+    "Step",
+    "StepState",
+    "Workflow",
+    "action",
+]

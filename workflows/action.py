@@ -1,0 +1,168 @@
+"""Actions: plain functions that are Celery tasks and workflow steps at once.
+
+The law: an action is defined once and runs in three ways, told apart by the message: `.delay(…)` is a plain
+Celery job, a bundle of step ids is durable work from the journal, and a canvas carries its own data.
+Options that do not exist are refused where the action is defined.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+from uuid import uuid4
+
+from celery import Task
+
+from ..tasks.app import app
+from ..tasks.errors import DefinitionError, InputError
+from ..tasks.retry import Retry
+from ..tasks.settings import current
+from . import canvas, registry
+from .context import Context
+from .contract import Contract
+from .dispatch import BUNDLE, unpack
+from .engine import engine
+from .hints import did_you_mean, listed
+from .registry import PLAIN, ActionInfo
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OPTIONS = ("name", "retries", "timeout", "queue", "priority", "effects")
+_EFFECTS = ("repeatable", "once")
+
+
+class Action(Task, Generic[P, R]):
+    """A function as a Celery task and as a step; made by `@action`."""
+
+    abstract = True
+    typing = False  # inputs are checked by the contract, which knows types as well as names
+    ignore_result = None  # as the application says
+
+    contract: Contract
+    info: ActionInfo
+
+    def __init__(self, info: ActionInfo) -> None:
+        self.info = info
+        self.contract = info.contract
+        self.name = info.name
+        self.__doc__ = info.contract.function.__doc__
+        self.__module__ = info.contract.function.__module__
+        if info.queue is not None:
+            self.queue = info.queue
+        self.priority = 9 - info.priority
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """What a worker does with a message of this action; in a plain process, the function itself."""
+        if BUNDLE in kwargs:
+            run, packed = kwargs[BUNDLE]
+            engine().run_bundle(self.name, run, unpack(packed))
+            return None
+        step = kwargs.get(canvas.STEP)
+        retry = Retry.model_validate(step["retry"]) if step and "retry" in step else self.info.retry
+        try:
+            if step is not None:
+                return canvas.run_canvas(self._call, self.contract, step, *args)
+            return self._call(self._named(args, kwargs))
+        except Exception as error:
+            failures = self.request.retries + 1
+            if self.request.called_directly or isinstance(error, InputError) or not retry.allows(failures):
+                raise
+            delay = retry.delay(failures, random.random())  # noqa: S311 (jitter, no secret)
+            raise self.retry(exc=error, countdown=delay, max_retries=retry.attempts) from error
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
+        """Send a job. Raises InputError, before anything is sent, where the inputs do not fit."""
+        if not (kwargs and (BUNDLE in kwargs or canvas.STEP in kwargs)):
+            self.contract.validate(self._named(args or (), kwargs or {}))
+        return super().apply_async(args, kwargs, *rest, **options)
+
+    def _named(self, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        names = list(self.contract.inputs)
+        if len(args) > len(names):
+            raise InputError(self.name, {"inputs": f"{len(args)} values for {len(names)} parameters"})
+        return {**dict(zip(names, args, strict=False)), **kwargs}
+
+    def _call(self, inputs: Mapping[str, Any]) -> Any:
+        """The body on its own, outside any run."""
+        arguments = self.contract.validate(inputs)
+        if self.contract.context_parameter is not None:
+            arguments[self.contract.context_parameter] = self._loose_context()
+        if self.contract.is_async:
+            return asyncio.run(self.contract.function(**arguments))
+        return self.contract.function(**arguments)
+
+    def _loose_context(self) -> Context:
+        run = self.request.id or str(uuid4())
+        return Context(run, "", self.name, self.request.retries + 1, run, current().artifacts_root())
+
+
+@overload
+def action(function: Callable[P, R], /) -> Action[P, R]: ...
+
+
+@overload
+def action(
+    *,
+    name: str | None = None,
+    retries: int | Retry = 0,
+    timeout: float | None = None,
+    queue: str | None = None,
+    priority: int = 5,
+    effects: Literal["repeatable", "once"] = "repeatable",
+) -> Callable[[Callable[P, R]], Action[P, R]]: ...
+
+
+def action(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a function an action.
+
+    name: the task's name; `module.function` without it.
+    retries: attempts after the first, or a whole `Retry` policy.
+    timeout: seconds one attempt may run (soft; the kill follows after TRELLIS_TIMEOUT_GRACE).
+    queue: the Celery queue; TRELLIS_DEFAULT_QUEUE without it.
+    priority: 0 to 9, 9 is the most urgent.
+    effects: "once" for bodies that change the outside world: recorded alone, before anything else runs.
+
+    Raises DefinitionError for an unknown option or a value out of range.
+    """
+    unknown = [option for option in options if option not in _OPTIONS]
+    if unknown:
+        raise DefinitionError(
+            f"@action has no option {unknown[0]!r}{did_you_mean(unknown[0], _OPTIONS)} (it has {listed(_OPTIONS)})"
+        )
+    if function is not None:
+        return _define(function, {})
+    return lambda body: _define(body, options)
+
+
+def _define(function: Callable[..., Any], options: dict[str, Any]) -> Action[Any, Any]:
+    name = options.get("name") or f"{function.__module__}.{function.__qualname__}"
+    priority, timeout = options.get("priority", 5), options.get("timeout")
+    effects, retries = options.get("effects", "repeatable"), options.get("retries", 0)
+    if not isinstance(priority, int) or not 0 <= priority <= 9:
+        raise DefinitionError(
+            f"action {name!r}: priority {priority!r} is not one of 0 … 9 (9 is the most urgent)"
+        )
+    if timeout is not None and not timeout > 0:
+        raise DefinitionError(f"action {name!r}: timeout {timeout!r} is not a number of seconds above 0")
+    if effects not in _EFFECTS:
+        raise DefinitionError(f"action {name!r}: effects {effects!r} is not one of {listed(_EFFECTS)}")
+    if isinstance(retries, int) and (isinstance(retries, bool) or retries < 0):
+        raise DefinitionError(
+            f"action {name!r}: retries {retries!r} is neither a number from 0 on nor a Retry"
+        )
+    retry = retries if isinstance(retries, Retry) else Retry(attempts=retries + 1)
+    info = ActionInfo(
+        name=name,
+        contract=Contract.of(function, name),
+        queue=options.get("queue"),
+        priority=priority,
+        retry=PLAIN if retry == PLAIN else retry,
+        timeout=timeout,
+        effects=effects,
+    )
+    registry.actions.add(info)
+    task: Action[Any, Any] = app.register_task(Action(info))
+    return task

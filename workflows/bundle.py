@@ -1,0 +1,257 @@
+"""One message's worth of work: claim its steps, run them, record them, go on with what they free.
+
+The law: a result counts when the journal has it, and a message may vanish at any line of this file. Short
+steps are recorded together, at the latest when their time is up or something slow begins; a step whose
+action says `effects="once"` is recorded alone, before anything else runs.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import structlog
+
+from ..tasks.logs import get_logger
+from ..tasks.settings import Settings
+from . import growth, plan
+from .context import Context
+from .dispatch import Dispatcher
+from .durations import Durations
+from .execution import execute, failed, skipped, timeout_of, wanted
+from .journal import Ahead, Journal
+from .keeper import Held, Keeper
+from .limits import guard
+from .records import Claimed, Completed, Json, Outcome
+from .registry import ActionInfo, Actions
+
+log = get_logger("trellis.bundle")
+
+_MIN_COST_MS = 0.02  # what a step costs even if its body costs nothing
+
+
+class Parts(Protocol):
+    """What a bundle needs of its process."""
+
+    settings: Settings
+    journal: Journal
+    durations: Durations
+    dispatcher: Dispatcher
+    keeper: Keeper
+    actions: Actions
+
+    @property
+    def worker(self) -> str:
+        """This process, as the journal names it."""
+
+
+class Bundle:
+    """The steps that this thread has claimed of one run."""
+
+    def __init__(self, parts: Parts, action: str, run: str, idx: Sequence[int]) -> None:
+        self._parts = parts
+        self._run = run
+        self._began = self._flushed = time.monotonic()
+        self._lock = threading.Lock()
+        info = parts.actions.get(action)
+        durable = action not in parts.durations.short() or (info is not None and info.effects == "once")
+        claimed, self._workflow, self._correlation = parts.journal.claim(
+            run, idx, parts.worker, durable=durable
+        )
+        self._todo: deque[Claimed] = deque(claimed)
+        self._queue = claimed[0].queue if claimed else ""
+        self._done: list[Outcome] = []
+        self._results: dict[int | str, Json] = {}
+        self._raw: dict[int, bytes] = {}  # results of this bundle that nobody has read yet
+        self._params: dict[str, Json] | None = None
+        self.current: Held | None = None
+
+    def run(self) -> None:
+        """Run everything that was claimed, and what it frees for as long as run-ahead allows."""
+        if not self._todo:
+            return
+        keeper = self._parts.keeper
+        keeper.watch(self)
+        structlog.contextvars.bind_contextvars(run=self._run, correlation_id=self._correlation)
+        try:
+            self._fetch(self._todo)
+            while (step := self._next()) is not None:
+                info = self._parts.actions.get(step.action)
+                alone = info is not None and info.effects == "once"
+                if alone:
+                    self._flush(ahead=False)
+                outcome = self._one(step, info)
+                if outcome is not None:
+                    self._keep(step, outcome)
+                if alone or not self._todo or self._full() or (outcome is not None and outcome.fatal):
+                    self._flush(ahead=True)
+        except BaseException:
+            self.relieve()  # a shutdown: what was not begun need not wait for its lease to run out
+            raise
+        finally:
+            keeper.unwatch(self)
+            guard().rest()
+            structlog.contextvars.clear_contextvars()
+            self._parts.durations.share()
+
+    # --- the keeper's side
+
+    def relieve(self) -> None:
+        """Record what is finished and hand back what is not begun: the step at hand takes its time."""
+        with self._lock:
+            waiting = list(self._todo)
+            self._todo.clear()
+        if waiting:
+            free = set(self._parts.journal.release(self._run, waiting))
+            ready = [growth.as_ready(step) for step in waiting if step.idx in free]
+            self._parts.dispatcher.publish(self._run, self._workflow, ready)
+        self._flush(ahead=False)
+
+    # --- the parts of the loop
+
+    def _next(self) -> Claimed | None:
+        with self._lock:
+            return self._todo.popleft() if self._todo else None
+
+    def _full(self) -> bool:
+        return (time.monotonic() - self._flushed) * 1000.0 >= self._parts.settings.bundle_ms
+
+    def _keep(self, step: Claimed, outcome: Outcome) -> None:
+        if outcome.result is not None:
+            self._raw[step.idx] = outcome.result
+        with self._lock:
+            self._done.append(outcome)
+
+    def _one(self, step: Claimed, info: ActionInfo | None) -> Outcome | None:
+        """The outcome of one step; None where the step is no longer ours, or was recorded on the way."""
+        if step.blocked:
+            return skipped(step)
+        began = time.monotonic()
+        try:
+            results = self._upstream(step)
+            if not wanted(step, self._parameters(step), results):
+                return skipped(step)
+            inputs = plan.bind(step.inputs or {}, step.bindings, results, action=step.action)
+            if step.action == plan.EXPAND:
+                return self._expand(step, inputs, results)
+            if step.action == plan.GATHER:
+                return growth.gather(
+                    self._parts.journal, self._run, step, self._parts.settings.value_max_bytes
+                )
+            if info is None:
+                raise LookupError(f"this worker does not know action {step.action!r}")
+        except Exception as error:
+            return failed(step, error, began)
+        return self._execute(step, info, inputs)
+
+    def _execute(self, step: Claimed, info: ActionInfo, inputs: Mapping[str, Json]) -> Outcome | None:
+        watch = guard()
+        settings = self._parts.settings
+        held = Held(self._run, step.idx, step.name, step.lease, timeout_of(step, settings), watch)
+
+        def context() -> Context:
+            held.context = Context(
+                self._run,
+                self._workflow,
+                step.name,
+                step.attempt,
+                self._correlation,
+                settings.artifacts_root(),
+            )
+            return held.context
+
+        structlog.contextvars.bind_contextvars(step=step.name, attempt=step.attempt)
+        self.current = held
+        try:
+            outcome = execute(step, info.contract, inputs, context, watch, settings)
+        finally:
+            self.current = None
+        self._parts.durations.measured(step.action, outcome.ran)
+        if held.lost_at is not None:
+            log.warning("step.lost", ran=outcome.ran)
+            return None
+        if outcome.error is not None:
+            log.warning(
+                "step.failed",
+                error=outcome.error["type"],
+                message=outcome.error["message"],
+                then=outcome.state.value,
+            )
+        return outcome
+
+    def _expand(
+        self, step: Claimed, inputs: Mapping[str, Json], results: Mapping[int | str, Json]
+    ) -> Outcome | None:
+        """A map becomes its items, in the transaction that finishes it."""
+        items = growth.items(step, inputs, results)
+        expanded = growth.expand(self._parts.journal, self._run, step, items, self._parts.worker)
+        self._announce(expanded.completed)
+        self._parts.dispatcher.publish(self._run, self._workflow, expanded.ready)
+        return None
+
+    # --- results of other steps
+
+    def _fetch(self, steps: Sequence[Claimed] | deque[Claimed]) -> None:
+        """Read what these steps need and this process does not have, in one statement."""
+        needed = {ref for step in steps if step.refs for ref in step.refs}
+        missing = [ref for ref in needed if ref not in self._results and ref not in self._raw]
+        if missing:
+            for idx, result in self._parts.journal.results(self._run, missing).items():
+                self._results[idx] = result
+
+    def _upstream(self, step: Claimed) -> Mapping[int | str, Json]:
+        for ref in step.refs or ():
+            if ref not in self._results:
+                self._results[ref] = json.loads(self._raw[ref])
+        return self._results
+
+    def _parameters(self, step: Claimed) -> Mapping[str, Json]:
+        if not step.options or "when" not in step.options:
+            return {}
+        if self._params is None:
+            self._params = self._parts.journal.params(self._run)
+        return self._params
+
+    # --- recording
+
+    def _flush(self, *, ahead: bool) -> None:
+        with self._lock:
+            outcomes, self._done = self._done, []
+        self._flushed = time.monotonic()
+        if not outcomes:
+            return
+        wish = self._ahead() if ahead else None
+        completed = self._parts.journal.complete(self._run, outcomes, ahead=wish, worker=self._parts.worker)
+        if len(completed.won) < len(outcomes):
+            late = [outcome.idx for outcome in outcomes if outcome.idx not in completed.won]
+            log.warning("outcomes.late", steps=late)
+        self._announce(completed)
+        if completed.mine:
+            self._fetch(completed.mine)
+            with self._lock:
+                self._todo.extend(completed.mine)
+
+    def _announce(self, completed: Completed) -> None:
+        if completed.free:
+            self._parts.dispatcher.publish(self._run, self._workflow, completed.free)
+        if completed.closed:
+            self._parts.journal.notify(self._run)
+
+    def _ahead(self) -> Ahead | None:
+        settings = self._parts.settings
+        left = settings.ahead_ms - (time.monotonic() - self._began) * 1000.0
+        if settings.bundle_ms <= 0 or left <= 0:
+            return None
+        short = self._parts.durations.short()
+        budget = min(left, settings.bundle_ms)
+        return Ahead(
+            self._queue,
+            list(short),
+            [max(_MIN_COST_MS, ms) for ms in short.values()],
+            budget,
+            settings.bundle_max,
+        )

@@ -1,0 +1,222 @@
+"""The commands for runs: run, runs, show, cancel, graph, schema.
+
+The law: stdout carries what was asked for and nothing else, with `--json` one JSON document; hints, progress
+beside JSON, and errors go to stderr. Exit 0: done, or the run succeeded; 1: it failed or was cancelled; 2:
+the command line was wrong; 130: a person stopped watching and the run goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ..tasks import schema
+from ..tasks.app import app as celery
+from ..tasks.database import connect
+from ..tasks.errors import ConfigurationError, NotFound
+from ..tasks.logs import configure
+from ..tasks.settings import Settings, load
+from . import arguments, files, live, registry, render, rollcall, show, sources
+from .client import Client
+from .definition import Workflow
+from .hints import choices
+from .queries import Queries
+from .records import Run
+from .spec import WorkflowSpec
+from .states import RunState
+from .summaries import Summaries
+
+_PIPE_WIDTH = 160  # columns where there is no terminal to ask
+_SHOWN = 40  # steps in a table
+_RESULTS = 5
+_RESULT_CHARS = 1000
+_DETACHED = 130  # what a shell gives a command that Ctrl-C ended
+
+
+class Format(str, Enum):  # noqa: UP042 - typer shows the values of a str enum
+    """Kinds of pictures."""
+
+    text = "text"
+    mermaid = "mermaid"
+    svg = "svg"
+
+
+class State(str, Enum):  # noqa: UP042
+    """States of a run."""
+
+    pending = "pending"
+    running = "running"
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+
+
+_SUFFIXES = {".svg": Format.svg, ".mmd": Format.mermaid, ".mermaid": Format.mermaid}
+
+Imports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        help="A module with actions and workflows; may be given again. Adds to TRELLIS_IMPORTS.",
+        metavar="MODULE",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or the beginning of it.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for name, command in {
+        "run": run,
+        "runs": runs,
+        "show": show_run,
+        "cancel": cancel,
+        "graph": graph,
+        "schema": print_schema,
+    }.items():
+        app.command(name)(command)
+
+
+def run(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|NAME",
+            help="A definition (.yaml, .json), a Python file (file.py, or file.py:workflow), or the name of a "
+            "workflow that an imported module defines or the journal has.",
+        ),
+    ],
+    params: Annotated[
+        list[str] | None,
+        typer.Option("--param", "-p", metavar="KEY=VALUE", help="A parameter; lists and objects as JSON."),
+    ] = None,
+    params_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Parameters as a JSON object; -p goes over them.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(help="The same workflow and key give the same run back.", show_default=False),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Watch the run until it is over.")] = False,
+    as_json: AsJson = False,
+    imports: Imports = None,
+) -> None:
+    """Start a run. Prints its id; with --wait watches it, then exits 0 if it succeeded and 1 if not."""
+    with _journal(imports) as client:
+        workflow = _workflow(target, client)
+        values = arguments.parse(workflow.spec, params or (), params_file)
+        before = None if key is None else _with_key(client, workflow.name, key)
+        started = client.start(workflow, values, key=key)
+        if before is not None:
+            _hint(f"the key {key!r} has this run since {show.moment(before.created_at)}: nothing new was started")
+        if wait:
+            raise typer.Exit(_finish(client, _watched(client, started, as_json), as_json))
+        typer.echo(show.dumps(show.run_json(started)) if as_json else started.id)
+        if not started.finished:
+            _hint(f"watch it: trellis show {started.id} --watch")
+            advice = rollcall.missing(celery, _needs(workflow.spec, client.settings))
+            if advice is not None:
+                _hint(advice, "bold yellow")
+
+
+def runs(
+    workflow: Annotated[str | None, typer.Option(help="Only runs of this workflow.", show_default=False)] = None,
+    state: Annotated[State | None, typer.Option(help="Only runs in this state.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="So many at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, newest first."""
+    with _journal() as client:
+        found = client.list(workflow, state=None if state is None else state.value, limit=limit)
+        if as_json:
+            typer.echo(show.dumps([show.run_json(each) for each in found]))
+        elif found:
+            console = _console()
+            console.print(show.listing(found, console.width))
+        else:
+            known = [] if workflow is None else Summaries(client.database).workflows()
+            strange = workflow is not None and workflow not in known
+            _hint(f"no runs{choices(workflow or '', known, 'the workflows are') if strange else ''}")
+
+
+def show_run(
+    run_id: RunId,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Watch the run until it is over.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a run: its steps with their states, times and attempts, errors and results."""
+    with _journal() as client:
+        found = client.get(Summaries(client.database).find(run_id))
+        if watch:
+            raise typer.Exit(_finish(client, _watched(client, found, as_json), as_json, steps=True))
+        _finish(client, found, as_json, steps=True)
+
+
+def cancel(
+    run_ids: Annotated[
+        list[str], typer.Argument(metavar="RUN…", help="Ids of runs, or the beginnings of them.")
+    ],
+) -> None:
+    """Cancel runs: waiting steps never start, running bodies are told and then stopped.
+
+    Exits 1 where one of them was over already.
+    """
+    with _journal() as client:
+        summaries = Summaries(client.database)
+        ids = list(dict.fromkeys(summaries.find(each) for each in run_ids))
+        found = [client.get(each) for each in ids]  # a slip in the last one cancels none
+        late = 0
+        for each in found:
+            if client.cancel(each):
+                typer.echo(f"{each.id} cancelled")
+            else:
+                late += 1
+                _hint(f"{each.id} is over already: it {_verb(client.get(each))}", "yellow")
+        raise typer.Exit(1 if late else 0)
+
+
+def graph(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|NAME|RUN", help="A workflow, as for `run`; or a run, whose states are shown as well."
+        ),
+    ],
+    form: Annotated[
+        Format | None, typer.Option("--format", "-f", help="By default that of the output file, or text.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there instead of to stdout.")
+    ] = None,
+    imports: Imports = None,
+) -> None:
+    """Draw the graph of a workflow, or of a run with the states of its steps."""
+    settings = _settings(imports)
+    spec, states = _drawn(target, settings)
+    if form is None:
+        form = Format.text if output is None else _SUFFIXES.get(output.suffix.lower(), Format.text)
+    drawing = {Format.text: render.text, Format.mermaid: render.mermaid, Format.svg: render.draw}[form](
+        spec, states
+    )
+    if output is None:
+        typer.echo(drawing, nl=False)
+        return
+    try:
+        output.write_text(drawing, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{output} cannot be written: {error.strerror}") from error
+    _hint(f"written to {output}")
+
+
+def print_schema() -> None:
+    """Print the JSON Schema of definition files, for editors and other tools."""
+    typer.echo(show.dumps(files.schema()))

@@ -1,0 +1,250 @@
+"""The client: start runs and watch them, from any Python application.
+
+The law: what `start` has accepted is in Postgres; the message to the workers is only a hint, so a client
+needs no broker to be safe. A client is thread-safe, holds one small pool, and opens it at first use.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from sqlalchemy.engine import Connection as AlchemyConnection
+from sqlalchemy.orm import Session
+
+from ..tasks.app import app, sender
+from ..tasks.database import Connection, Database
+from ..tasks.errors import ConfigurationError, NotFinished, RunCancelled, RunFailed, WaitTimeout
+from ..tasks.settings import Settings, current
+from . import launch
+from .definition import Workflow
+from .dispatch import Dispatcher
+from .durations import Durations
+from .journal import Journal
+from .listener import Listener
+from .queries import Queries, as_uuid
+from .records import Event, Json, Progress, Run, Step
+from .spec import WorkflowSpec
+from .states import RunState, StepState
+
+Startable = Workflow | WorkflowSpec | Mapping[str, Any] | str
+Joinable = psycopg.Connection[Any] | AlchemyConnection | Session
+
+_POLL = 1.0  # seconds between looks of somebody who waits and hears nothing
+
+
+class Client:
+    """Starts runs and reads them back.
+
+    Use it as a context manager, or call `close`. Settings come from the environment where none are given.
+    Without the address of a broker runs are accepted all the same; the next tick announces them.
+    Raises ConfigurationError where the address of Postgres is missing.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        database_url: str | None = None,
+        broker_url: str | None = None,
+    ) -> None:
+        base = settings or current()
+        given = {"database_url": database_url, "broker_url": broker_url}
+        self.settings = base.model_copy(update={name: url for name, url in given.items() if url is not None})
+        self.database = Database(self.settings.need_database(), self.settings)
+        self._journal = Journal(self.database, self.settings)
+        self._durations = Durations(self._journal)
+        self._dispatcher = self._make_dispatcher()
+        self._listener = Listener(self.database.url)
+        self._queries = Queries(self.database)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._listener.close()
+        self.database.close()
+
+    def _make_dispatcher(self) -> Dispatcher | None:
+        url = self.settings.broker_url
+        if url is None:
+            return None
+        return Dispatcher(app if url == current().broker_url else sender(url), self.settings, self._durations)
+
+    # --- start and stop
+
+    def start(
+        self,
+        workflow: Startable,
+        params: Mapping[str, Json] | None = None,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        connection: Joinable | None = None,
+    ) -> Run:
+        """Accept a run.
+
+        workflow: a Workflow, a definition, or the name of one that this process or the journal knows.
+        key: the same workflow and key give the same run back, whatever the parameters.
+        correlation_id: an id of yours that every log line of the run carries; the run's id without it.
+        connection: a psycopg connection, SQLAlchemy connection or Session whose transaction the run joins: rolled
+            back, it never was; committed, it starts with the next tick (within 2 s).
+
+        Raises NotFound, DefinitionError, ParameterError, ValueTooLarge, CommunicationError; then nothing was written.
+        """
+        found = launch.resolve(workflow, self._queries)
+        prepared = launch.prepare(found, params, self.settings, key=key, correlation_id=correlation_id)
+        if connection is not None:
+            own = _driver_connection(connection)
+            with own.transaction():
+                launch.write(self._journal, own, prepared, sent=False)
+                return self._journal.read(own, prepared.workflow, prepared.run, key)
+        dispatcher = self._dispatcher
+
+        def accept() -> Run:
+            with self.database.transaction() as own:
+                launch.write(self._journal, own, prepared, sent=dispatcher is not None)
+                return self._journal.read(own, prepared.workflow, prepared.run, key)
+
+        run = self.database.again(accept)
+        if run.id == prepared.run and dispatcher is not None:
+            self._durations.refresh()
+            dispatcher.publish(prepared.run, prepared.workflow, prepared.ready)
+        return run
+
+    def cancel(self, run: Run | str) -> bool:
+        """End a run now; False where it was over already.
+
+        Waiting and ready steps never start. Running bodies see `ctx.cancelled` at their next heartbeat and are
+        stopped after that; what they still report changes nothing.
+        """
+        run_id = self.get(run).id
+        ended = self._journal.end(run_id, RunState.CANCELLED)
+        if ended:
+            self._journal.notify(run_id)
+        return ended
+
+    # --- watch
+
+    def get(self, run: Run | str) -> Run:
+        """The run as it is now. Raises NotFound."""
+        return self._queries.run(_id(run))
+
+    def wait(self, run: Run | str, timeout: float | None = None) -> Run:
+        """Block until the run is over, in whatever way; answers with it.
+
+        Raises WaitTimeout after `timeout` seconds (the run goes on), NotFound.
+        """
+        run_id = _id(run)
+        heard = threading.Event()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._listener.subscribed(run_id, heard.set):
+            while True:
+                heard.clear()
+                found = self._queries.run(run_id)
+                if found.finished:
+                    return found
+                left = _POLL if deadline is None else min(_POLL, deadline - time.monotonic())
+                if left <= 0:
+                    assert timeout is not None
+                    raise WaitTimeout(run_id, found.state, timeout)
+                heard.wait(left)
+
+    def result(self, run: Run | str, step: str | None = None) -> Json:
+        """The result of one step, or without `step` a mapping of the last steps (those nothing depends on) to theirs.
+
+        Raises RunFailed or RunCancelled where the run (or the step) has none, NotFinished where it has none yet.
+        """
+        found = self.get(run)
+        if step is None:
+            if found.state is RunState.FAILED:
+                raise _failure(found)
+            if found.state is RunState.CANCELLED:
+                raise RunCancelled(found.id)
+            if not found.finished:
+                raise NotFinished(found.id, found.state)
+            return self._queries.sinks(found.id)
+        state, result, error = self._queries.result(found.id, step)
+        if state is StepState.FAILED and result is None:
+            raise RunFailed(found.id, step, error or {})
+        if state is StepState.CANCELLED:
+            raise _failure(found) if found.state is RunState.FAILED else RunCancelled(found.id)
+        if state not in (StepState.SUCCEEDED, StepState.FAILED, StepState.SKIPPED):
+            raise NotFinished(found.id, found.state)
+        return result
+
+    def list(
+        self,
+        workflow: str | None = None,
+        *,
+        state: RunState | str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> Sequence[Run]:
+        """Runs, newest first. `before`: the id of the last run of the page before."""
+        wanted = None if state is None else RunState(state)
+        return self._queries.runs(workflow, wanted, before, limit)
+
+    def steps(self, run: Run | str) -> Sequence[Step]:
+        """The steps of a run."""
+        return self._queries.steps(self.get(run).id)
+
+    def progress(self, run: Run | str) -> Progress:
+        """How far a run is."""
+        return self._queries.progress(_id(run))
+
+    def events(self, run: Run | str) -> Sequence[Event]:
+        """What happened in a run, in order."""
+        return self._queries.events(self.get(run))
+
+    def definition(self, run: Run | str) -> WorkflowSpec:
+        """The definition that a run started with, and keeps."""
+        return WorkflowSpec.model_validate(self._queries.definition(self.get(run).definition))
+
+    @contextmanager
+    def ended(self, run: Run | str, callback: Callable[[], None]) -> Iterator[None]:
+        """Have `callback()` called, from another thread, when the run is announced as ended."""
+        with self._listener.subscribed(_id(run), callback):
+            yield
+
+
+def _id(run: Run | str) -> str:
+    return run.id if isinstance(run, Run) else str(as_uuid(run))
+
+
+def _failure(run: Run) -> RunFailed:
+    error = dict(run.error or {})
+    step = error.get("step")
+    return RunFailed(run.id, None if step is None else str(step), error)
+
+
+def _driver_connection(joined: Joinable) -> Connection:
+    """The psycopg connection behind what the caller passed. Raises ConfigurationError for anything else."""
+    driver: Any = joined
+    if isinstance(driver, Session):
+        driver = driver.connection()
+    if isinstance(driver, AlchemyConnection):
+        if not driver.in_transaction():
+            driver.begin()
+        driver = driver.connection.driver_connection
+    if not isinstance(driver, psycopg.Connection):
+        raise ConfigurationError(
+            f"connection={type(joined).__name__}: pass a psycopg (version 3) connection, or a SQLAlchemy connection "
+            "or Session on `postgresql+psycopg://…`"
+        )
+    if driver.autocommit and driver.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+        raise ConfigurationError(
+            "connection= is in autocommit mode outside a transaction: open one with `with connection.transaction():`"
+        )
+    return driver

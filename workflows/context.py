@@ -1,0 +1,72 @@
+"""What a body may know of the step that it is: handed to a parameter annotated `Context`.
+
+The law: a context only tells and records. It has no way to change the run except through what its
+methods say, and everything that it records goes through the step's lease.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import structlog
+from pydantic_core import to_json
+
+from ..tasks.errors import StepCancelled
+from ..tasks.logs import get_logger
+from .artifacts import Artifact, address
+
+
+@dataclass(slots=True)
+class Context:
+    """The running step. Ask for it in a body's signature: `def fetch(url: str, ctx: Context)`."""
+
+    __trellis_context__: ClassVar[bool] = True
+
+    run_id: str
+    workflow: str
+    step: str
+    attempt: int
+    correlation_id: str
+    artifacts_root: str
+    _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
+    _progress: bytes | None = field(default=None, repr=False)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this step, different for every other step: hand it to what you call."""
+        return f"{self.run_id}/{self.step}"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was cancelled or the step given to another worker. A long body looks now and then."""
+        return self._cancelled.is_set()
+
+    @property
+    def log(self) -> structlog.stdlib.BoundLogger:
+        """A logger whose lines carry run, step, attempt and correlation id."""
+        return get_logger("trellis.step")
+
+    def heartbeat(self, progress: Any = None) -> None:
+        """Say that the body is alive and, if you like, how far (any JSON value, shown by `trellis show`).
+
+        Raises StepCancelled where the step is no longer ours: let it pass, after tidying up.
+        """
+        if self._cancelled.is_set():
+            raise StepCancelled(f"step {self.step!r} was cancelled or given to another worker")
+        if progress is not None:
+            self._progress = to_json(progress, inf_nan_mode="null")
+
+    def cancel(self) -> None:
+        """Tell the body that its step is no longer its own (the keeper does)."""
+        self._cancelled.set()
+
+    def take_progress(self) -> str | None:
+        """The progress that was not written yet, as JSON (for the keeper)."""
+        progress, self._progress = self._progress, None
+        return None if progress is None else progress.decode()
+
+    def artifact(self, name: str) -> Artifact:
+        """A place for data that are too large for the journal: write it, return it."""
+        return Artifact(uri=address(self.artifacts_root, self.run_id, self.step, self.attempt, name))

@@ -1,0 +1,311 @@
+"""What an action takes and returns, read from its signature.
+
+The law: inputs come in as JSON and reach the body as the types it declares; what the body returns
+leaves as JSON that Postgres can hold, or is refused. A `Contract` is built once per action and does
+no I/O; `validate` and `dump` are the engine's hot path and cost well below a microsecond for small
+signatures (one call into pydantic-core, no model instances).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import NoneType
+from typing import Annotated, Any, NoReturn, NotRequired, Required, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticSerializationError, PydanticUndefined, to_json, to_jsonable_python
+from typing_extensions import TypedDict
+
+from ..tasks.errors import DefinitionError, InputError, OutputError
+from .hints import did_you_mean, listed
+
+_EMPTY = inspect.Parameter.empty
+_UNTYPED = (_EMPTY, Any, NoReturn)
+_CONFIG = ConfigDict(arbitrary_types_allowed=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input of an action."""
+
+    name: str
+    annotation: Any
+    required: bool
+    default: Any
+    description: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contract:
+    """The inputs and the output of one function; see `Contract.of`."""
+
+    name: str
+    function: Callable[..., Any]
+    is_async: bool
+    context_parameter: str | None
+    inputs: dict[str, Input]
+    accepts_any: bool
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any] | None
+    _check_inputs: Callable[[Any], dict[str, Any]]
+    _checks: dict[str, Callable[[Any], Any]]
+    _check_output: Callable[[Any], Any] | None
+    _to_plain: Callable[..., Any]
+    _needs_inputs: bool
+    _null_output: bool
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], name: str) -> Contract:
+        """The contract of a function. Raises DefinitionError for a signature that cannot be one."""
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise DefinitionError(f"action {name!r} yields; an action returns one value: return a list")
+        hints = _resolved_hints(function, name)
+        signature = inspect.signature(function)
+        context: str | None = None
+        inputs: dict[str, Input] = {}
+        accepts_any = False
+        for parameter in signature.parameters.values():
+            annotation = hints.get(parameter.name, Any)
+            _refuse_shape(parameter, name)
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                accepts_any = True
+            elif _is_context(annotation):
+                if context is not None:
+                    raise DefinitionError(
+                        f"action {name!r} asks for the context twice: keep {context!r} only"
+                    )
+                context = parameter.name
+            else:
+                inputs[parameter.name] = _input(parameter, annotation)
+        single = {
+            each.name: _adapter(name, f"parameter {each.name!r}", each.annotation) for each in inputs.values()
+        }
+        adapter = _inputs_adapter(name, inputs, accepts_any)
+        returns = hints.get("return", _EMPTY)
+        output = None if returns in _UNTYPED else _output_adapter(name, returns)
+        return cls(
+            name=name,
+            function=function,
+            is_async=inspect.iscoroutinefunction(function),
+            context_parameter=context,
+            inputs=inputs,
+            accepts_any=accepts_any,
+            input_schema=_input_schema(name, adapter, inputs, single),
+            output_schema=None
+            if output is None
+            else _schema(name, "the return type", output, "serialization"),
+            _check_inputs=adapter.validator.validate_python,
+            _checks={each: one.validator.validate_python for each, one in single.items()},
+            _check_output=None if output is None else output.validator.validate_python,
+            _to_plain=to_jsonable_python if output is None else output.serializer.to_python,
+            _needs_inputs=any(each.required for each in inputs.values()),
+            _null_output=returns in _UNTYPED or returns is NoneType or NoneType in get_args(returns),
+        )
+
+    def validate(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs as the types that the body declares. Raises InputError with a problem per input.
+
+        Absent inputs with a default stay absent: the function fills them in itself.
+        """
+        if (
+            not inputs and not self._needs_inputs
+        ):  # saves the call into pydantic-core for bodies without inputs
+            return {}
+        try:
+            return self._check_inputs(inputs)
+        except ValidationError as error:
+            raise InputError(self.name, self.problems(error)) from None
+
+    def dump(self, value: Any) -> bytes:
+        """A returned value as JSON. Raises OutputError for what is not declared or cannot be JSON."""
+        if value is None and self._null_output:  # most steps of a wide workflow return nothing
+            return b"null"
+        try:
+            if self._check_output is not None:
+                # Two passes, because a model nested in the value brings its own configuration, whose default
+                # writes NaN as null: plain Python first (keeps NaN), then text with NaN spelled out.
+                value = self._to_plain(self._check_output(value), mode="json")
+            data = to_json(value, inf_nan_mode="constants")
+        except ValidationError as error:
+            raise OutputError(self.name, _first_problem(error)) from None
+        except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
+            raise OutputError(self.name, _not_json(error)) from None
+        # A cheap search first; only a hit (which may be innocent text) is parsed and walked.
+        if b"\\u0000" in data or b"NaN" in data or b"Infinity" in data:
+            problem = unkeepable(json.loads(data))
+            if problem is not None:
+                raise OutputError(self.name, problem)
+        return data
+
+    def problem(self, name: str, value: Any) -> str | None:
+        """What is wrong with one input's JSON value; None where nothing is."""
+        check = self._checks.get(name)
+        if check is None:
+            return None
+        try:
+            check(value)
+        except ValidationError as error:
+            return _first_problem(error)
+        return None
+
+    def problems(self, error: ValidationError) -> dict[str, str]:
+        """A sentence per input, from a pydantic error."""
+        found: dict[str, str] = {}
+        for each in error.errors(include_url=False, include_context=False):
+            name = str(each["loc"][0]) if each["loc"] else "inputs"
+            if name in found:
+                continue
+            if each["type"] == "missing" and len(each["loc"]) == 1:
+                found[name] = "is missing"
+            elif each["type"] == "extra_forbidden" and len(each["loc"]) == 1:
+                found[name] = f"is not an input of this action{did_you_mean(name, self.inputs)}"
+                found[name] += f" (it takes {listed(self.inputs, 'nothing')})"
+            else:
+                found[name] = _sentence(each, each["loc"][1:])
+        return found
+
+
+def unkeepable(value: Any) -> str | None:
+    """Why Postgres cannot hold a JSON value (NaN, Infinity or a NUL character), and where; None if it can."""
+    stack: list[tuple[str, Any]] = [("", value)]
+    while stack:
+        place, each = stack.pop()
+        where = f" at {place}" if place else ""
+        if isinstance(each, dict):
+            if any("\x00" in key for key in each):
+                return f"a key{where} holds a NUL character, which Postgres cannot store"
+            stack.extend((f"{place}.{key}", item) for key, item in each.items())
+        elif isinstance(each, list):
+            stack.extend((f"{place}[{index}]", item) for index, item in enumerate(each))
+        elif isinstance(each, float) and not math.isfinite(each):
+            return f"{each}{where} is not JSON: use None, or a text, for a missing number"
+        elif isinstance(each, str) and "\x00" in each:
+            return f"the text{where} holds a NUL character, which Postgres cannot store: remove it"
+    return None
+
+
+def _resolved_hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    target = function if inspect.isroutine(function) else type(function).__call__
+    try:
+        return get_type_hints(target, include_extras=True)
+    except NameError as error:
+        raise DefinitionError(
+            f"action {name!r}: a type hint cannot be read ({error}): import or define that name at the top "
+            "of the module, and not under TYPE_CHECKING"
+        ) from error
+
+
+def _refuse_shape(parameter: inspect.Parameter, name: str) -> None:
+    if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+        raise DefinitionError(
+            f"action {name!r} takes *{parameter.name}: inputs have names, make it a list parameter"
+        )
+    if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+        raise DefinitionError(
+            f"action {name!r}: parameter {parameter.name!r} is positional-only, but inputs have names: "
+            "remove the `/`"
+        )
+    if isinstance(parameter.default, FieldInfo):
+        raise DefinitionError(
+            f"action {name!r}: parameter {parameter.name!r} has a Field as its default: write "
+            f"`{parameter.name}: Annotated[…, Field(…)]`, and the plain default behind it"
+        )
+
+
+def _is_context(annotation: Any) -> bool:
+    if getattr(annotation, "__trellis_context__", False) is True:
+        return True
+    return any(getattr(each, "__trellis_context__", False) is True for each in get_args(annotation))
+
+
+def _input(parameter: inspect.Parameter, annotation: Any) -> Input:
+    description = ""
+    if get_origin(annotation) is Annotated:
+        fields = [each for each in annotation.__metadata__ if isinstance(each, FieldInfo)]
+        description = next((each.description for each in fields if each.description), "")
+    required = parameter.default is _EMPTY
+    return Input(
+        parameter.name,
+        annotation,
+        required,
+        PydanticUndefined if required else parameter.default,
+        description,
+    )
+
+
+def _inputs_adapter(name: str, inputs: Mapping[str, Input], accepts_any: bool) -> TypeAdapter[Any]:
+    """One typed-dict validator for all inputs: dicts in and out, so that no model instance is ever made."""
+    fields = {
+        each.name: Required[each.annotation] if each.required else NotRequired[each.annotation]
+        for each in inputs.values()
+    }
+    make: Any = TypedDict  # from a name and fields that type checkers cannot know
+    shape = make(name, fields)
+    shape.__pydantic_config__ = ConfigDict(**_CONFIG, extra="allow" if accepts_any else "forbid")
+    return TypeAdapter(shape)
+
+
+def _output_adapter(name: str, returns: Any) -> TypeAdapter[Any]:
+    return _adapter(name, "the return type", returns)
+
+
+def _adapter(name: str, what: str, annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation)
+    except PydanticUserError as error:
+        raise DefinitionError(
+            f"action {name!r}: {what} ({_type_name(annotation)}) has no JSON form: use JSON types, a "
+            "dataclass, a TypedDict or a pydantic model; large data travels as an Artifact"
+        ) from error
+
+
+def _schema(name: str, what: str, adapter: TypeAdapter[Any], mode: Any) -> dict[str, Any]:
+    try:
+        return adapter.json_schema(mode=mode)
+    except PydanticUserError as error:
+        raise DefinitionError(f"action {name!r}: {what} has no JSON form: {error.message}") from error
+
+
+def _input_schema(
+    name: str, adapter: TypeAdapter[Any], inputs: Mapping[str, Input], single: Mapping[str, TypeAdapter[Any]]
+) -> dict[str, Any]:
+    for parameter, one in single.items():  # one by one first, so that a refusal names the parameter
+        _schema(name, f"parameter {parameter!r}", one, "validation")
+    schema = _schema(name, "an input", adapter, "validation")
+    schema.setdefault("properties", {})
+    for each in inputs.values():
+        if not each.required:
+            try:
+                schema["properties"][each.name]["default"] = to_jsonable_python(each.default)
+            except PydanticSerializationError:
+                continue  # a sentinel object as default: the schema shows an optional input, which is true
+    return schema
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+def _first_problem(error: ValidationError) -> str:
+    each = error.errors(include_url=False, include_context=False)[0]
+    return _sentence(each, each["loc"])
+
+
+def _sentence(problem: Any, place: tuple[int | str, ...]) -> str:
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    message = problem["msg"][:1].lower() + problem["msg"][1:]
+    kind = "" if problem["type"] == "missing" else f", not {type(problem['input']).__name__}"
+    return f"{'at ' + where + ': ' if where else ''}{message}{kind}"
+
+
+def _not_json(error: Exception) -> str:
+    text = str(error)
+    if "surrogates not allowed" in text:
+        return "a text holds a lone surrogate, which is no Unicode character: decode it with errors='replace'"
+    return f"it is not JSON: {text or type(error).__name__}"

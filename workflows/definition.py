@@ -1,0 +1,412 @@
+"""Workflows as they are written in Python.
+
+The law: a `Workflow` only collects; what it comes down to is a `WorkflowSpec`, the same that YAML and
+JSON give. Nothing runs here, and a value that a run will have is a reference until then.
+
+    wf = Workflow("flights", params={"url": str, "n": Param(int, default=3)})
+    raw = wf.step("raw", load, url=wf.params.url)
+    rows = wf.step("rows", check, rows=raw["rows"], retry=Retry(3), timeout=60)
+    delays = wf.map("delays", delay, over=rows["months"], concurrency=4, month=wf.item)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from ..tasks.errors import DefinitionError
+from ..tasks.retry import Retry
+from ..tasks.settings import current
+from . import canvas, parameters, registry
+from .hints import choices
+from .parameters import Param
+from .parsing import spec_of
+from .references import NAME, IndexRef, ItemRef, ParamRef, Ref, StepRef, notation
+from .registry import ActionInfo, Catalogue
+from .spec import Default, StepSpec, WorkflowSpec
+from .validate import OPTIONS, unknown_input, validate
+
+__all__ = ["Param", "Params", "Workflow"]
+
+_NAME = re.compile(NAME)
+_PLAIN = frozenset({int, float, bool, type(None)})
+_MAX_DEPTH = 100
+MAP_OPTIONS = (*OPTIONS, "over", "concurrency")
+
+
+class Params:
+    """`wf.params.url`, or `wf.params["odd-name"]`: references to a run's parameters."""
+
+    __slots__ = ("_names", "_workflow")
+
+    def __init__(self, workflow: Workflow, names: Iterable[str]) -> None:
+        self._workflow = workflow
+        self._names = tuple(names)
+
+    def __getitem__(self, name: str) -> ParamRef:
+        if name not in self._names:
+            raise DefinitionError(
+                f"there is no parameter {name!r}: declare it with Workflow(…, params={{…}})"
+                f"{choices(name, self._names, 'there are')}",
+                workflow=self._workflow.name,
+            )
+        return ParamRef(self._workflow, "params", name)
+
+    def __getattr__(self, name: str) -> ParamRef:
+        if name.startswith("__"):  # copy, pickle and inspection ask for such names
+            raise AttributeError(name)
+        return self[name]
+
+    def __dir__(self) -> list[str]:
+        return list(self._names)
+
+
+class Workflow:
+    """A workflow that is being written."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        description: str = "",
+        register: bool = True,
+        catalogue: Catalogue = registry.actions,
+    ) -> None:
+        """Begin a workflow.
+
+        params: name to type (anything pydantic knows), `Param`, or a JSON Schema as a dict.
+        register: whether the workflow can be found by its name in this process.
+        catalogue: where actions are looked up; those of this process by default.
+        """
+        self._head = _built(WorkflowSpec, {"name": name, "description": description, "steps": {}}, name, None)
+        self._params = {each: _param_schema(name, each, kind) for each, kind in (params or {}).items()}
+        self._steps: dict[str, StepSpec] = {}
+        self._spec: WorkflowSpec | None = None
+        self._catalogue = catalogue
+        self.name = name
+        self.description = description
+        self.params = Params(self, self._params)
+        self.item = ItemRef(self, "item", "")
+        self.index = IndexRef(self, "index", "")
+        self._settled = not register
+        self._registered = register
+        if register:
+            registry.workflows.add(self)
+
+    @classmethod
+    def from_spec(
+        cls, spec: WorkflowSpec, *, register: bool = False, catalogue: Catalogue = registry.actions
+    ) -> Workflow:
+        """A workflow from its canonical definition, which the first use of `spec` checks."""
+        workflow = cls(spec.name, description=spec.description, register=register, catalogue=catalogue)
+        workflow._params = dict(spec.params)
+        workflow._steps = dict(spec.steps)
+        workflow.params = Params(workflow, workflow._params)
+        return workflow
+
+    @classmethod
+    def from_dict(
+        cls, content: Mapping[str, Any], *, register: bool = False, catalogue: Catalogue = registry.actions
+    ) -> Workflow:
+        """The same from plain data, as in a file. Raises DefinitionError for what is wrong with its form."""
+        return cls.from_spec(spec_of(content), register=register, catalogue=catalogue)
+
+    def step(
+        self,
+        name: str,
+        action: Any,
+        /,
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        after: Any = (),
+        when: str | None = None,
+        retry: Retry | int | None = None,
+        timeout: float | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        on_failure: Literal["fail", "skip"] | Default | None = None,
+        **more: Any,
+    ) -> StepRef:
+        """Add a step, and give the reference to its result.
+
+        action: an action, or its name.
+        inputs: the action's inputs, which may as well be given as keywords: literals and references, nested
+            as you like. Use `inputs=` for one that has the name of an option.
+        after: steps to wait for whose results are not used.
+        when: a condition on params and steps; the step is skipped where it is not true.
+        retry: a `Retry`, or the number of attempts; the action's own by default.
+        timeout: seconds one attempt may run.
+        queue, priority: where the step is sent, and how urgent it is (0 to 9, 9 is the most urgent).
+        on_failure: "fail" the run, "skip" the steps behind this one, or go on with a `Default(value)`.
+
+        Raises DefinitionError.
+        """
+        options = {
+            "after": after,
+            "when": when,
+            "retry": retry,
+            "timeout": timeout,
+            "queue": queue,
+            "priority": priority,
+            "on_failure": on_failure,
+        }
+        return self._add(name, action, inputs, more, options, None, OPTIONS)
+
+    def map(
+        self,
+        name: str,
+        action: Any,
+        /,
+        *,
+        over: Any,
+        concurrency: int | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        after: Any = (),
+        when: str | None = None,
+        retry: Retry | int | None = None,
+        timeout: float | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        on_failure: Literal["fail", "skip"] | Default | None = None,
+        **more: Any,
+    ) -> StepRef:
+        """Add a step that runs its action once for each item of a list; its result is the list of results.
+
+        over: the list: a reference to one that is known only at run time, or a literal.
+        concurrency: items in work at once; no limit by default.
+        The inputs may use `wf.item` (also `wf.item["field"]`) and `wf.index`; all else is as in `step`.
+        """
+        options = {
+            "after": after,
+            "when": when,
+            "retry": retry,
+            "timeout": timeout,
+            "queue": queue,
+            "priority": priority,
+            "on_failure": on_failure,
+        }
+        mapped = {"over": self._encoded(over, name, "over", False), "concurrency": concurrency}
+        return self._add(name, action, inputs, more, options, mapped, MAP_OPTIONS)
+
+    def _add(
+        self,
+        name: str,
+        action: Any,
+        inputs: Mapping[str, Any] | None,
+        more: Mapping[str, Any],
+        options: dict[str, Any],
+        mapped: dict[str, Any] | None,
+        allowed: tuple[str, ...],
+    ) -> StepRef:
+        self._check_name(name)
+        action_name, info = self._action(name, action)
+        given: dict[str, Any] = {**inputs, **more} if inputs else dict(more)
+        if (
+            info is not None
+            and not info.contract.accepts_any
+            and not more.keys() <= info.contract.inputs.keys()
+        ):
+            extra = next(key for key in more if key not in info.contract.inputs)
+            raise DefinitionError(unknown_input(extra, info.contract, allowed), workflow=self.name, step=name)
+        content: dict[str, Any] = {"action": action_name}
+        if given:
+            if inputs and not more.keys().isdisjoint(inputs):
+                twice = next(key for key in more if key in inputs)
+                raise DefinitionError(
+                    f"input {twice!r} is given twice, as a keyword and in inputs=",
+                    workflow=self.name,
+                    step=name,
+                )
+            content["inputs"] = {
+                key: self._encoded(value, name, key, mapped is not None) for key, value in given.items()
+            }
+        after = options.pop("after")
+        if isinstance(after, Ref) or after:  # a reference has no truth
+            content["after"] = self._after(after, name)
+        content.update({key: value for key, value in options.items() if value is not None})
+        if options["when"] is not None:
+            self._check_when(options["when"], name)
+        if mapped is not None:
+            content["map"] = mapped
+        self._steps[name] = _built(StepSpec, content, self.name, name)
+        self._spec, self._settled = None, not self._registered
+        return StepRef(self, "steps", name)
+
+    def _check_name(self, name: str) -> None:
+        if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+            raise DefinitionError(
+                f"{name!r} cannot be the name of a step: a name begins with a letter or _, and goes on with "
+                "letters, digits, _ and -",
+                workflow=self.name,
+            )
+        if name in self._steps:
+            raise DefinitionError(
+                "this step is defined twice: give one of the two another name", workflow=self.name, step=name
+            )
+
+    def _action(self, step: str, action: Any) -> tuple[str, ActionInfo | None]:
+        if isinstance(action, str):
+            return action, self._catalogue.get(action)
+        info = getattr(action, "info", None)
+        if isinstance(info, ActionInfo):
+            return info.name, info
+        called = getattr(action, "__name__", repr(action))
+        raise DefinitionError(
+            f"{called} is not an action: decorate the function with @action, or give an action's name",
+            workflow=self.name,
+            step=step,
+        )
+
+    def _after(self, after: Any, step: str) -> tuple[str, ...]:
+        every = [after] if isinstance(after, str | Ref) else list(after)
+        names: list[str] = []
+        for each in every:
+            if isinstance(each, StepRef):
+                self._check_owner(each, step, "after", False)
+                names.append(each.name)
+            elif isinstance(each, str):
+                names.append(each)
+            else:
+                raise DefinitionError(
+                    f"`after` takes steps or their names, not {each!r}", workflow=self.name, step=step
+                )
+        return tuple(names)
+
+    def _check_when(self, when: Any, step: str) -> None:
+        if not isinstance(when, str) or "\x00" in when:
+            raise DefinitionError(
+                "`when` takes a plain text in which values are written as params.NAME and steps.NAME, "
+                'e.g. when="steps.raw.rows > 0"',
+                workflow=self.name,
+                step=step,
+            )
+
+    def _check_owner(self, ref: Ref, step: str, key: str, mapped: bool) -> None:
+        if ref.owner is not self:
+            owner = getattr(ref.owner, "name", "?")
+            raise DefinitionError(
+                f"input {key!r} uses {ref!s} of workflow {owner!r}: a step can only use what its own "
+                "workflow has; pass the value as a parameter",
+                workflow=self.name,
+                step=step,
+            )
+        if not mapped and isinstance(ref, ItemRef | IndexRef):
+            raise DefinitionError(
+                f"input {key!r} uses {ref!s} outside a map: add the step with wf.map(…, over=…)",
+                workflow=self.name,
+                step=step,
+            )
+
+    def _encoded(self, value: Any, step: str, key: str, mapped: bool, depth: int = 0) -> Any:
+        """A Python value as JSON in the notation of definitions."""
+        if isinstance(value, str):
+            try:
+                return notation(str.__str__(value))  # a str subclass may be an enum, whose str() is its name
+            except DefinitionError as error:
+                raise DefinitionError(f"input {key!r}: {error}", workflow=self.name, step=step) from error
+        if type(value) in _PLAIN:
+            return value
+        if isinstance(value, Ref):
+            self._check_owner(value, step, key, mapped)
+            return str(value)
+        if depth > _MAX_DEPTH:
+            raise DefinitionError(
+                f"input {key!r} nests deeper than {_MAX_DEPTH} levels", workflow=self.name, step=step
+            )
+        if isinstance(value, Mapping):
+            for each in value:
+                if not isinstance(each, str):
+                    raise DefinitionError(
+                        f"input {key!r} has the key {each!r}: the keys of JSON objects are texts",
+                        workflow=self.name,
+                        step=step,
+                    )
+            return {each: self._encoded(item, step, key, mapped, depth + 1) for each, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._encoded(item, step, key, mapped, depth + 1) for item in value]
+        try:
+            plain = to_jsonable_python(value)
+        except (PydanticSerializationError, ValueError) as error:
+            raise DefinitionError(
+                f"input {key!r} is of type {type(value).__name__}, which has no JSON form: give JSON values, "
+                "or a reference to the step that makes it",
+                workflow=self.name,
+                step=step,
+            ) from error
+        return self._encoded(plain, step, key, mapped, depth + 1)
+
+    def validate(self) -> None:
+        """Check the whole definition. Raises DefinitionError, which names the step and the fix."""
+        if self._spec is not None:
+            return
+        spec = _built(
+            WorkflowSpec,
+            {**self._head.model_dump(exclude={"steps"}), "params": self._params, "steps": dict(self._steps)},
+            self.name,
+            None,
+        )
+        validate(spec, self._catalogue, current().definition_max_bytes)
+        self._spec = spec
+
+    @property
+    def spec(self) -> WorkflowSpec:
+        """The canonical definition, validated. Raises DefinitionError."""
+        self.validate()
+        assert self._spec is not None
+        if not self._settled:
+            registry.workflows.settle(self, self._spec.digest())
+            self._settled = True
+        return self._spec
+
+    def digest(self) -> str:
+        """The digest of the definition, which is its identity. Raises DefinitionError."""
+        self.validate()
+        assert self._spec is not None
+        return self._spec.digest()
+
+    @property
+    def params_schema(self) -> dict[str, Any]:
+        """The JSON Schema of the parameters, as one object."""
+        return parameters.schema_of_params(self.spec)
+
+    def check_params(self, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The parameters of a run, with the defaults filled in. Raises ParameterError."""
+        return parameters.check_params(self.spec, params or {})
+
+    def canvas(self, /, **params: Any) -> Any:
+        """The same definition as a native Celery canvas, for those who have only a broker.
+
+        Nothing of it is journalled. Raises DefinitionError for steps that need the engine (`map`, `when`,
+        `on_failure`), ParameterError for wrong parameters.
+        """
+        spec = self.spec
+        return canvas.compile(spec, parameters.check_params(spec, params), self._catalogue)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __repr__(self) -> str:
+        return f"<Workflow {self.name!r}, {len(self._steps)} steps>"
+
+
+def _param_schema(workflow: str, name: str, kind: Any) -> dict[str, Any]:
+    try:
+        return (kind if isinstance(kind, Param) else Param(kind)).schema()
+    except DefinitionError as error:
+        raise DefinitionError(f"parameter {name!r}: {error}", workflow=workflow) from error
+
+
+def _built(model: Any, content: dict[str, Any], workflow: str, step: str | None) -> Any:
+    """A part of the definition. Raises DefinitionError in place of pydantic's error."""
+    try:
+        return model(**content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        problem = f"{where} = {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        raise DefinitionError(problem, workflow=workflow, step=step) from None

@@ -1,0 +1,115 @@
+"""From ready steps to Celery messages.
+
+The law: a message is a hint. It names a run and some of its steps, never carries data, and losing it, or
+sending it twice, costs time and nothing else. The frontier of a run goes out as one Celery group, written
+to the broker in one pipeline; a member is a bundle: 1…k steps of the same action, queue and priority,
+under the action's own task name, so that Flower shows what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+from uuid import uuid4
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from ..tasks.logs import get_logger
+from ..tasks.settings import Settings
+from .durations import Durations, bundle_size
+from .records import Ready
+
+BUNDLE = "trellis_bundle"  # the one argument of a bundle's message
+_PIPELINE = 500  # messages in one write to the broker
+
+log = get_logger("trellis.dispatch")
+
+
+def pack(ids: Sequence[int]) -> list[int]:
+    """Sorted ids as runs: [first, count, first, count, …]. A frontier's ids are mostly neighbours."""
+    packed: list[int] = []
+    for idx in ids:
+        if packed and packed[-2] + packed[-1] == idx:
+            packed[-1] += 1
+        else:
+            packed += (idx, 1)
+    return packed
+
+
+def unpack(packed: Sequence[int]) -> list[int]:
+    """The ids that `pack` packed."""
+    return [
+        idx
+        for first, count in zip(packed[::2], packed[1::2], strict=True)
+        for idx in range(first, first + count)
+    ]
+
+
+class Dispatcher:
+    """Publishes ready steps."""
+
+    def __init__(self, app: Celery, settings: Settings, durations: Durations) -> None:
+        self._app = app
+        self._settings = settings
+        self._durations = durations
+
+    def publish(self, run: str, workflow: str, ready: Iterable[Ready]) -> int:
+        """Announce ready steps of one run; answers with the number of messages.
+
+        A broker that cannot be reached is no error: the steps are in the journal, and the tick publishes
+        them again as soon as it can.
+        """
+        bundles = list(self._bundles(ready))
+        if not bundles:
+            return 0
+        group = str(uuid4())
+        try:
+            with self._app.producer_or_acquire() as producer, producer.batch(max_size=_PIPELINE):
+                for bundle in bundles:
+                    self._send(producer, run, workflow, group, bundle)
+        except (OperationalError, OSError) as error:
+            log.warning("publish.failed", run=run, messages=len(bundles), error=str(error))
+            return 0
+        return len(bundles)
+
+    def _bundles(self, ready: Iterable[Ready]) -> Iterator[list[Ready]]:
+        # Highest priority first, since within one queue messages of equal Redis priority are served in order.
+        def kind(step: Ready) -> tuple[int, str, str, bool]:
+            return (-step.priority, step.queue, step.action, step.alone)
+
+        for (_, _, action, alone), members in groupby(sorted(ready, key=lambda s: (*kind(s), s.idx)), kind):
+            size = 1
+            if not alone:
+                mean = self._durations.mean_ms(action)
+                size = bundle_size(mean, self._settings.bundle_ms, self._settings.bundle_max)
+            steps = list(members)
+            for start in range(0, len(steps), size):
+                yield steps[start : start + size]
+
+    def _send(self, producer: Any, run: str, workflow: str, group: str, bundle: list[Ready]) -> None:
+        first = bundle[0]
+        shown = first.name if len(bundle) == 1 else f"{first.name} … {bundle[-1].name} ({len(bundle)} steps)"
+        amqp = self._app.amqp
+        message = amqp.as_task_v2(
+            str(uuid4()),
+            first.action,
+            (),
+            {BUNDLE: [run, pack([step.idx for step in bundle])]},
+            group_id=group,
+            root_id=run,
+            ignore_result=True,
+            argsrepr=f"{workflow}: {shown}",
+            kwargsrepr=f"run={run}",
+        )
+        # Priority 9 is the highest here, 0 is the highest on Redis.
+        amqp.send_task_message(
+            producer, first.action, message, queue=first.queue, priority=9 - first.priority, retry=False
+        )
+
+    def dry(self, queue: str) -> bool:
+        """Whether the broker holds no message for a queue: then what was published and not claimed is lost."""
+        with self._app.connection_for_write() as connection:
+            channel = connection.default_channel
+            return bool(channel._size(queue) == 0)

@@ -1,0 +1,140 @@
+"""One step, from its inputs to its outcome: a record piped through named steps.
+
+The law: whatever a body does, `execute` answers with an outcome and never raises; whether there is another
+attempt is decided here, from the step's own policy, by pure arithmetic.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ..tasks.errors import DefinitionError, InputError, OutputError, StepTimeout, ValueTooLarge
+from ..tasks.logs import redact
+from ..tasks.retry import Retry
+from . import expressions, wire
+from .contract import Contract
+from .limits import Guard
+from .records import Claimed, Json, Outcome
+from .states import StepState
+
+_TRACE_CHARS = 8000  # of a traceback; the end says more than the beginning
+_HOPELESS = (InputError, OutputError, DefinitionError, ValueTooLarge)  # the next attempt would fail alike
+
+
+class Bounds(Protocol):
+    """The settings that a body's execution depends on."""
+
+    @property
+    def step_timeout(self) -> float:
+        """Seconds for a step that sets no timeout."""
+
+    @property
+    def timeout_grace(self) -> float:
+        """Seconds between the soft limit and the kill."""
+
+    @property
+    def value_max_bytes(self) -> int:
+        """Bytes of a result at most."""
+
+
+def timeout_of(step: Claimed, bounds: Bounds) -> float:
+    """The step's time limit in seconds."""
+    return float((step.options or {}).get("timeout") or bounds.step_timeout)
+
+
+def wanted(step: Claimed, params: Mapping[str, Json], results: Mapping[int | str, Json]) -> bool:
+    """Whether the step's condition holds, or it has none."""
+    options = step.options or {}
+    if "when" not in options:
+        return True
+    upstream = {name: results.get(idx) for name, idx in (options.get("when_refs") or {}).items()}
+    return expressions.evaluate(options["when"], params, upstream)
+
+
+def execute(
+    step: Claimed,
+    contract: Contract,
+    inputs: Mapping[str, Json],
+    context: Callable[[], Any],
+    guard: Guard,
+    bounds: Bounds,
+) -> Outcome:
+    """Validate, call, dump; an exception becomes the outcome that the step's policy gives it."""
+    began = time.monotonic()
+    try:
+        arguments = contract.validate(inputs)
+        if contract.context_parameter is not None:
+            arguments[contract.context_parameter] = context()
+        timeout = timeout_of(step, bounds)
+        if contract.is_async:
+            value = guard.call_async(contract.function(**arguments), timeout, bounds.timeout_grace)
+        else:
+            value = guard.call(lambda: contract.function(**arguments), timeout, bounds.timeout_grace)
+        data = contract.dump(value)
+        if len(data) > bounds.value_max_bytes:
+            raise ValueTooLarge(f"the result of step {step.name!r}", len(data), bounds.value_max_bytes)
+    except Exception as error:
+        return failed(step, error, began)
+    ended = time.monotonic()
+    return Outcome(step.idx, step.lease, StepState.SUCCEEDED, data, ran=ended - began, ended=ended)
+
+
+def skipped(step: Claimed) -> Outcome:
+    """The outcome of a step whose condition is false or that something skipped blocks."""
+    return Outcome(step.idx, step.lease, StepState.SKIPPED, blocks=True, ended=time.monotonic())
+
+
+def failed(step: Claimed, error: BaseException, began: float) -> Outcome:
+    """The outcome of an exception: another attempt, or the end of the step as its policy says."""
+    ended = time.monotonic()
+    retry = Retry.model_validate((step.options or {}).get("retry") or {"attempts": 1})
+    outcome = settle(step.idx, step.lease, step.failures + 1, retry, step.options, describe(error, step.name))
+    if isinstance(error, _HOPELESS) and outcome.state is StepState.READY:
+        outcome = settle(
+            step.idx, step.lease, retry.attempts, retry, step.options, describe(error, step.name)
+        )
+    return outcome._replace(ran=ended - began, ended=ended)
+
+
+def settle(
+    idx: int,
+    lease: Any,
+    failures: int,
+    retry: Retry,
+    options: Mapping[str, Json] | None,
+    error: dict[str, Json],
+) -> Outcome:
+    """What follows after this many failures: a retry, or what `on_failure` says. Draws the jitter."""
+    if retry.allows(failures):
+        delay = retry.delay(failures, random.random())  # noqa: S311 (jitter, no secret)
+        return Outcome(idx, lease, StepState.READY, error=error, fault=1, delay=delay)
+    policy = (options or {}).get("on_failure")
+    final = Outcome(idx, lease, StepState.FAILED, error=error, fault=1)
+    if policy == "skip":
+        return final._replace(blocks=True)
+    if isinstance(policy, dict):
+        return final._replace(result=wire.dumps(policy["default"]).encode())
+    return final._replace(fatal=True)
+
+
+def describe(error: BaseException, step: str) -> dict[str, Json]:
+    """An exception as the journal keeps it: type, message, traceback; no secrets, nothing Postgres refuses."""
+    frames = "".join(traceback.format_exception(error))
+    message = str(error)
+    if isinstance(error, StepTimeout | ValueTooLarge | InputError | OutputError):
+        frames = ""  # the message says it all; the frames would be ours
+    return {
+        "step": step,
+        "type": type(error).__name__,
+        "message": _clean(message),
+        "traceback": _clean(frames)[-_TRACE_CHARS:],
+    }
+
+
+def _clean(text: str) -> str:
+    cleaned: str = redact(text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode())
+    return cleaned

@@ -1,0 +1,264 @@
+"""Conditions: `when="params.n > 2 and steps.raw.rows > 0"`.
+
+The law: a condition is a pure function of the run's params and of results, in the language of
+rule-engine, never Python's `eval`. It knows two names, `params` and `steps`; what is absent (a skipped
+step, a missing field) is null, and an ordering with null (`null > 0`) is not true. Clocks, random
+numbers, regular expressions and whatever could take very long are refused when the workflow is defined.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import rule_engine
+from rule_engine import ast, errors, types
+
+from ..tasks.errors import DefinitionError
+from .hints import did_you_mean
+from .references import Path, Reference
+
+MAX_LENGTH = 2000
+# What rule-engine knows of every text, list or object besides its fields.
+ATTRIBUTES = frozenset({
+    "as_lower", "as_upper", "ceiling", "date", "day", "encode", "ends_with", "floor", "hour", "is_empty",
+    "is_nan", "keys", "length", "minute", "month", "second", "starts_with", "to_ary", "to_epoch", "to_flt",
+    "to_int", "to_set", "to_str", "values", "weekday", "year", "zone_name",
+})  # fmt: skip
+FUNCTIONS = frozenset({"abs", "all", "any", "max", "min", "parse_datetime", "parse_float", "split", "sum"})
+
+_ROOTS = ("params", "steps")
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'')
+_BUILTIN = re.compile(r"\$\s*(\w+)")
+_REFUSED = {
+    "=~": "regular expressions can run for ever: compare with ==, `in`, or .starts_with(…)",
+    "!~": "regular expressions can run for ever: compare with !=, `in`, or .starts_with(…)",
+    "<<": "bit shifts can fill the memory",
+    ">>": "bit shifts can fill the memory",
+    "**": "powers can run for ever",
+}
+# The parser behind rule-engine keeps the expression it is working on in the parser itself.
+_parsing = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The params and steps that a condition uses, and the places inside them."""
+
+    params: frozenset[str]
+    steps: frozenset[str]
+    references: tuple[Reference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A parsed condition."""
+
+    text: str
+    names: Names
+    rule: Any
+
+
+class _Record(Mapping[str, Any]):
+    """A JSON object whose fields are converted when they are asked for: a result may be large."""
+
+    __slots__ = ("_content",)
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self._content = content
+
+    def __getitem__(self, key: str) -> Any:
+        return _wrap(self._content[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+
+def _wrap(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _Record(value)
+    if isinstance(value, list):
+        return [_wrap(each) for each in value]
+    return value
+
+
+class _Context(rule_engine.Context):  # type: ignore[misc]  # rule-engine's types are not strict
+    """Fields come before rule-engine's own attributes (`.length`, `.keys`), and what is absent is null."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            type_resolver={"params": types.DataType.UNDEFINED, "steps": types.DataType.UNDEFINED},
+            default_timezone="utc",
+            default_value=None,
+        )
+
+    def resolve_attribute(self, thing: Any, object_: Any, name: str) -> Any:
+        if object_ is None:
+            return None
+        if isinstance(object_, _Record) and name in object_:
+            return object_[name]
+        try:
+            return super().resolve_attribute(thing, object_, name)
+        except errors.AttributeResolutionError:
+            if isinstance(object_, _Record):
+                return None
+            raise
+
+
+@lru_cache(maxsize=10_000)
+def compile(text: str) -> Condition:  # noqa: A001  # as re.compile
+    """Parse a condition. Raises DefinitionError."""
+    _refuse_dangers(text)
+    try:
+        with _parsing:
+            rule = rule_engine.Rule(text, context=_Context())
+    except errors.EngineError as error:
+        raise DefinitionError(f"the condition {text!r} is wrong: {_explain(error)}") from error
+    except (ArithmeticError, ValueError, RecursionError) as error:
+        raise DefinitionError(f"the condition {text!r} is wrong: {error}") from error
+    found: dict[Reference, None] = {}
+    _visit(rule.statement.expression, text, found, comprehensions=0)
+    return Condition(text, Names(_named("params", found), _named("steps", found), tuple(found)), rule)
+
+
+def _named(kind: str, references: Iterable[Reference]) -> frozenset[str]:
+    return frozenset(each.name for each in references if each.kind == kind)
+
+
+def names(text: str) -> Names:
+    """The params and steps that a condition uses. Raises DefinitionError."""
+    return compile(text).names
+
+
+def evaluate(text: str, params: Mapping[str, Any], steps: Mapping[str, Any]) -> bool:
+    """Whether a condition holds. Raises DefinitionError where its values do not fit (a text > a number)."""
+    condition = compile(text)
+    try:
+        return bool(condition.rule.matches({"params": _Record(params), "steps": _Record(steps)}))
+    except (errors.EngineError, ArithmeticError, TypeError, ValueError) as error:
+        message = _explain(error) if isinstance(error, errors.EngineError) else str(error)
+        raise DefinitionError(f"the condition {text!r} does not fit its values: {message}") from error
+
+
+def _refuse_dangers(text: str) -> None:
+    """Before parsing, since the parser computes constant parts at once."""
+    if not text.strip():
+        raise DefinitionError("the condition is empty: leave `when` out for a step that always runs")
+    if len(text) > MAX_LENGTH:
+        raise DefinitionError(f"the condition is longer than {MAX_LENGTH} characters: compute it in a step")
+    bare = _STRINGS.sub("''", text)
+    for operator, reason in _REFUSED.items():
+        if operator in bare:
+            raise DefinitionError(f"the condition {text!r} uses {operator}, which is not available: {reason}")
+    for name in _BUILTIN.findall(bare):
+        if name not in FUNCTIONS:
+            raise DefinitionError(
+                f"the condition {text!r} uses ${name}, which is not available"
+                f"{did_you_mean(name, FUNCTIONS)}; there are "
+                + ", ".join(f"${each}" for each in sorted(FUNCTIONS))
+            )
+
+
+def _visit(node: Any, text: str, found: dict[Reference, None], comprehensions: int) -> None:
+    """Collect the references, and make nulls harmless."""
+    if isinstance(node, ast.SymbolExpression) and node.scope is None and node.name in _ROOTS:
+        raise DefinitionError(
+            f"the condition {text!r} uses {node.name} as a whole: write {node.name}.NAME, or "
+            f'{node.name}["NAME"] with the name as a plain text'
+        )
+    if isinstance(node, ast.ComprehensionExpression):
+        comprehensions += 1
+        if comprehensions > 1:
+            raise DefinitionError(f"the condition {text!r} nests loops: compute it in a step")
+    if isinstance(node, ast.GetItemExpression):
+        node.safe = True
+    if isinstance(node, ast.ArithmeticComparisonExpression):
+        node._evaluator = _without_null(node, node._evaluator)
+    reference = _reference(node)
+    if reference is not None:
+        found[reference] = None
+        _make_safe(node)
+        return
+    for child in _children(node):
+        _visit(child, text, found, comprehensions)
+
+
+def _reference(node: Any) -> Reference | None:
+    """`steps.raw.rows[0]` as a reference; None for all that is not a name with constant parts behind it."""
+    parts: list[str | int] = []
+    while True:
+        if isinstance(node, ast.GetAttributeExpression):
+            parts.append(node.name)
+            node = node.object
+        elif isinstance(node, ast.GetItemExpression) and isinstance(node.item, ast.StringExpression):
+            parts.append(node.item.value)
+            node = node.container
+        elif isinstance(node, ast.GetItemExpression) and isinstance(node.item, ast.FloatExpression):
+            parts.append(int(node.item.value))
+            node = node.container
+        else:
+            break
+    known = isinstance(node, ast.SymbolExpression) and node.scope is None and node.name in _ROOTS
+    if not known or not parts or isinstance(parts[-1], int):
+        return None
+    path: Path = tuple(reversed(parts[:-1]))
+    return Reference(node.name, str(parts[-1]), path)
+
+
+def _make_safe(node: Any) -> None:
+    while not isinstance(node, ast.SymbolExpression):
+        if isinstance(node, ast.GetItemExpression):
+            node.safe = True
+            node = node.container
+        else:
+            node = node.object
+
+
+def _children(node: Any) -> Iterator[Any]:
+    """The expressions below one, whatever its class calls them."""
+    for kind in type(node).__mro__:
+        for slot in getattr(kind, "__slots__", ()):
+            yield from _expressions(getattr(node, slot, None))
+    for value in getattr(node, "__dict__", {}).values():
+        yield from _expressions(value)
+
+
+def _expressions(value: Any) -> Iterator[Any]:
+    if isinstance(value, ast.ExpressionBase):
+        yield value
+    elif isinstance(value, tuple | list | set | frozenset):
+        for each in value:
+            yield from _expressions(each)
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _expressions(key)
+            yield from _expressions(each)
+
+
+def _without_null(node: Any, compare: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def evaluate(thing: Any) -> Any:
+        if node.left.evaluate(thing) is None or node.right.evaluate(thing) is None:
+            return False
+        return compare(thing)
+
+    return evaluate
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, errors.SymbolResolutionError):
+        name = error.symbol_name
+        return (
+            f"it does not know {name!r}{did_you_mean(name, ('params', 'steps'))}; "
+            "values are written params.NAME and steps.NAME, texts in quotes, functions as $name"
+        )
+    if isinstance(error, errors.RuleSyntaxError):
+        place = "at its end" if error.token is None else f"near {error.token.value!r}"
+        return f"a syntax error {place} (and, or, not, ==, !=, <, <=, >, >=, in, texts in quotes)"
+    return str(getattr(error, "message", "")) or str(error)

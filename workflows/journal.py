@@ -1,0 +1,285 @@
+"""The journal: one method for each of the engine's statements, nothing else talks to its hot tables.
+
+The law: a method is one statement or one transaction. It either did what it says or left no trace, and
+may be called again: a deadlock or a broken connection is retried, since every write is fenced.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+from uuid import UUID, uuid4
+
+from ..tasks.database import Connection, Database
+from ..tasks.errors import StateError
+from ..tasks.queries import load
+from ..tasks.settings import Settings
+from . import wire
+from .plan import PlannedStep
+from .records import Claimed, Completed, Expired, Json, Outcome, Ready, Run
+from .states import RunState
+
+SQL = load("trellis.workflows.sql", "journal.sql")
+
+
+class Ahead(NamedTuple):
+    """What a worker would run at once if it were freed: actions with their expected milliseconds."""
+
+    queue: str
+    ahead: list[str]
+    cost: list[float]
+    budget: float  # milliseconds in all
+    room: int  # steps in all
+
+
+NOTHING_AHEAD = Ahead("", [], [], 0.0, 0)
+
+
+class Journal:
+    """The engine's statements on one database."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self.database = database
+        self._settings = settings
+        self._limits = {
+            "seconds": settings.lease_seconds,
+            "timeout": settings.step_timeout,
+            # One second more than the kill takes: the lease must outlive the body that may still finish.
+            "grace": settings.timeout_grace + 1.0,
+        }
+
+    # --- a worker's hot path
+
+    def claim(
+        self, run: str, idx: Sequence[int], worker: str, *, durable: bool = True
+    ) -> tuple[list[Claimed], str, str]:
+        """Lease the ready ones of these steps; with them the workflow's name and the correlation id.
+
+        `durable`: a crash of Postgres must not forget it (see the statement).
+        """
+        lease = uuid4()
+        commit = "on" if durable else "off"
+        rows = self._rows(
+            "claim", run=run, idx=list(idx), lease=lease, worker=worker, commit=commit, **self._limits
+        )
+        order = {step: place for place, step in enumerate(idx)}
+        claimed = [_claimed(row[:12], lease) for row in rows]
+        claimed.sort(key=lambda step: order[step.idx])
+        return (claimed, rows[0][12], rows[0][13]) if rows else ([], "", "")
+
+    def complete(
+        self,
+        run: str,
+        outcomes: Sequence[Outcome],
+        *,
+        ahead: Ahead | None = None,
+        worker: str = "",
+        first: Callable[[Connection], None] | None = None,
+    ) -> Completed:
+        """Record outcomes and free what depends on them; keep the freed steps that `ahead` wants.
+
+        `first` runs in the same transaction before it, and only counts if every outcome is still ours.
+        """
+        fatal = next((outcome for outcome in outcomes if outcome.fatal), None)
+        lease = uuid4()
+        arguments = self._outcome_arguments(outcomes) | {
+            "run": run,
+            "new_lease": lease,
+            "worker": worker,
+            **(ahead or NOTHING_AHEAD)._asdict(),
+            **self._limits,
+        }
+        if fatal is None and first is None:
+            return _completed(self._rows("complete", **arguments), lease)
+
+        def together() -> Completed:
+            with self.database.transaction() as connection:
+                if first is not None:
+                    first(connection)
+                done = _completed(connection.execute(SQL["complete"], arguments).fetchall(), lease)
+                if first is not None and len(done.won) < len(outcomes):
+                    raise _Stale
+                if fatal is not None and fatal.idx in done.won:
+                    ended = self._end(connection, run, RunState.FAILED, fatal.error)
+                    return done._replace(mine=[], free=[], closed=ended)
+                return done
+
+        try:
+            return self.database.again(together)
+        except _Stale:
+            return Completed(frozenset(), [], [], False)
+
+    @staticmethod
+    def _outcome_arguments(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+        now = time.monotonic()
+        return {
+            "idx": [o.idx for o in outcomes],
+            "lease": [o.lease for o in outcomes],
+            "state": [o.state.value for o in outcomes],
+            "result": [None if o.result is None else o.result.decode() for o in outcomes],
+            "error": [None if o.error is None else wire.dumps(o.error) for o in outcomes],
+            "fault": [o.fault for o in outcomes],
+            "blocks": [o.blocks for o in outcomes],
+            "fatal": [o.fatal for o in outcomes],
+            "delay": [o.delay for o in outcomes],
+            "ran": [o.ran for o in outcomes],
+            "age": [max(0.0, now - o.ended) for o in outcomes],
+        }
+
+    def results(self, run: str, idx: Iterable[int]) -> dict[int, Json]:
+        """The results of these steps by id."""
+        return dict(self._rows("results", run=run, idx=list(idx)))
+
+    def gather(self, run: str, first: int, count: int, limit: int) -> tuple[int, bytes | None]:
+        """The results of neighbouring steps as one JSON list with its size; None where that is over `limit`."""
+        size, text = self._rows("gather", run=run, first=first, count=count, limit=limit)[0]
+        return int(size), None if text is None else text.encode()
+
+    def params(self, run: str) -> dict[str, Json]:
+        """The parameters of a run."""
+        return cast("dict[str, Json]", self._rows("params", run=run)[0][0])
+
+    def renew(self, held: Sequence[tuple[str, int, UUID, float, str | None]]) -> set[tuple[str, int]]:
+        """Prolong leases (run, idx, lease, seconds, progress as JSON); answers with those that are still ours."""
+        run, idx, lease, seconds, progress = map(list, zip(*held, strict=True))
+        rows = self._rows("renew", run=run, idx=idx, lease=lease, seconds=seconds, progress=progress)
+        return {(str(row[0]), row[1]) for row in rows}
+
+    def release(self, run: str, steps: Sequence[Claimed]) -> list[int]:
+        """Hand back claimed steps that were not begun."""
+        rows = self._rows("release", run=run, idx=[s.idx for s in steps], lease=[s.lease for s in steps])
+        return [row[0] for row in rows]
+
+    def learn(self, measured: Mapping[str, tuple[int, float]]) -> None:
+        """Merge measured means (runs, milliseconds) by action."""
+        self._rows(
+            "learn",
+            action=list(measured),
+            runs=[runs for runs, _ in measured.values()],
+            mean=[mean for _, mean in measured.values()],
+        )
+
+    def durations(self) -> dict[str, float]:
+        """The mean milliseconds of every action that was ever measured."""
+        return dict(self._rows("durations"))
+
+    def notify(self, run: str) -> None:
+        """Wake whoever waits for this run."""
+        self._rows("notify", run=run)
+
+    # --- growth
+
+    def grow(self, connection: Connection, run: str, count: int) -> int:
+        """Reserve ids for `count` more steps, inside a transaction. Raises StateError where the run is over."""
+        row = connection.execute(SQL["grow"], {"run": run, "count": count}).fetchone()
+        if row is None:
+            raise StateError(f"run {run} is over and takes no more steps")
+        return int(row[0])
+
+    def widen(self, connection: Connection, run: str, idx: int, first: int, count: int) -> int:
+        """Make the step behind map step `idx` wait for its items, inside a transaction; answers with its id."""
+        row = connection.execute(
+            SQL["widen"], {"run": run, "idx": idx, "first": first, "count": count}
+        ).fetchone()
+        if row is None:
+            raise StateError(f"run {run} is over and takes no more steps")
+        return int(row[0])
+
+    def add(self, connection: Connection, run: str, steps: Iterable[PlannedStep], *, sent: bool) -> None:
+        """Insert steps by COPY, inside a transaction: those without parents are ready at once."""
+        with connection.cursor().copy(SQL["copy_steps"]) as copy:
+            for block in wire.copy_rows(run, steps, sent=sent):
+                copy.write(block)
+
+    # --- runs
+
+    def open(
+        self, connection: Connection, definition: tuple[str, str, bytes], row: Mapping[str, Any]
+    ) -> bool:
+        """Insert a definition and a run, inside a transaction; False where the key has a run already."""
+        digest, name, spec = definition
+        connection.execute(SQL["define"], {"digest": digest, "name": name, "spec": spec.decode()})
+        return connection.execute(SQL["open_run"], {"definition": digest, **row}).fetchone() is not None
+
+    def read(self, connection: Connection, workflow: str, run: str, key: str | None) -> Run:
+        """The run as its own transaction sees it: the new one, or the one that the key has already."""
+        row = connection.execute(SQL["read_run"], {"run": run, "workflow": workflow, "key": key}).fetchone()
+        assert row is not None
+        return Run.from_row(row)
+
+    def end(self, run: str, state: RunState, error: dict[str, Json] | None = None) -> bool:
+        """End a run and every open step of it; False where it was over already."""
+
+        def once() -> bool:
+            with self.database.transaction() as connection:
+                return self._end(connection, run, state, error)
+
+        return self.database.again(once)
+
+    @staticmethod
+    def _end(connection: Connection, run: str, state: RunState, error: dict[str, Json] | None) -> bool:
+        text = None if error is None else wire.dumps(error)
+        row = connection.execute(SQL["end_run"], {"run": run, "state": state.value, "error": text}).fetchone()
+        return row is not None
+
+    # --- recovery
+
+    def ready_queues(self) -> list[str]:
+        """The queues that have ready steps."""
+        return [row[0] for row in self._rows("ready_queues")]
+
+    def take_ready(
+        self, queue: str, *, sent: bool, age: float, limit: int
+    ) -> dict[tuple[str, str], list[Ready]]:
+        """Ready steps to publish, by (run, workflow); see the statement."""
+        rows = self._rows("take_ready", queue=queue, sent=sent, age=age, limit=limit)
+        found: dict[tuple[str, str], list[Ready]] = {}
+        for run, workflow, idx, name, action, where, priority, attempt in rows:
+            ready = Ready(idx, name, action, where, priority, alone=attempt > 0)
+            found.setdefault((str(run), workflow), []).append(ready)
+        return found
+
+    def take_expired(self, limit: int) -> list[Expired]:
+        """Steps whose lease has run out; see the statement."""
+        lease = uuid4()
+        rows = self._rows("take_expired", lease=lease, limit=limit, seconds=self._settings.lease_seconds)
+        return [Expired._make((str(run), *rest, lease)) for run, *rest in rows]
+
+    def beat(self, name: str, detail: Json) -> None:
+        """Leave a sign of life. Half a lease without one counts as a silence."""
+        self._rows("beat", name=name, detail=wire.dumps(detail), gap=self._settings.lease_seconds / 2)
+
+    # --- one way to the database
+
+    def _rows(self, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
+        statement = SQL[block]
+
+        def once() -> list[tuple[Any, ...]]:
+            with self.database.connection() as connection:
+                cursor = connection.execute(statement, arguments)
+                return cursor.fetchall() if cursor.description else []
+
+        return self.database.again(once)
+
+
+class _Stale(Exception):
+    """A lease was lost; roll back what was written before it was known."""
+
+
+def _claimed(columns: Sequence[Any], lease: UUID) -> Claimed:
+    return Claimed._make((*columns, lease))
+
+
+def _completed(rows: Iterable[tuple[Any, ...]], lease: UUID) -> Completed:
+    won, mine, free, closed = [], [], [], False
+    for kind, *rest in rows:
+        if kind == "won":
+            won.append(rest[0])
+        elif kind == "mine":
+            mine.append(_claimed(rest, lease))
+        elif kind == "free":
+            free.append(Ready._make((*rest[:5], False)))
+        else:
+            closed = True
+    return Completed(frozenset(won), mine, free, closed)

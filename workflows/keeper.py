@@ -1,0 +1,162 @@
+"""The keeper: a thread that looks after what this process has claimed while bodies run.
+
+The law: the keeper never runs a body and never decides an outcome. It renews leases and carries progress,
+tells bodies that they lost theirs and stops those that do not listen, and takes care that a step which turns
+out to be slow holds up nobody else: finished neighbours are recorded, those not begun are handed back.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Protocol
+from uuid import UUID
+
+from ..tasks.errors import StepCancelled, StepTimeout
+from ..tasks.logs import get_logger
+from ..tasks.settings import Settings
+from .context import Context
+from .journal import Journal
+from .limits import Guard
+
+_LOOK = 0.2  # seconds between looks; also how long a slow step may hold up its bundle
+
+log = get_logger("trellis.keeper")
+
+
+class Held:
+    """A step whose body runs now."""
+
+    __slots__ = (
+        "began",
+        "context",
+        "guard",
+        "idx",
+        "lease",
+        "lost_at",
+        "name",
+        "renewed",
+        "run",
+        "stopped",
+        "timeout",
+    )
+
+    def __init__(self, run: str, idx: int, name: str, lease: UUID, timeout: float, guard: Guard) -> None:
+        self.run = run
+        self.idx = idx
+        self.name = name
+        self.lease = lease
+        self.timeout = timeout
+        self.guard = guard
+        self.context: Context | None = None
+        self.began = self.renewed = time.monotonic()
+        self.lost_at: float | None = None
+        self.stopped = False
+
+
+class Watched(Protocol):
+    """What the keeper asks of a bundle."""
+
+    @property
+    def current(self) -> Held | None:
+        """The step whose body runs now."""
+
+    def relieve(self) -> None:
+        """Record what is finished and hand back what is not begun."""
+
+
+class Keeper:
+    """One a process; its thread starts with the first bundle and sleeps while there is none."""
+
+    def __init__(self, journal: Journal, settings: Settings) -> None:
+        self._journal = journal
+        self._settings = settings
+        self._bundles: set[Watched] = set()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._pid = 0
+
+    def watch(self, bundle: Watched) -> None:
+        """Look after a bundle until `unwatch`."""
+        with self._lock:
+            self._bundles.add(bundle)
+            if self._pid != os.getpid():
+                self._pid = os.getpid()
+                threading.Thread(target=self._run, name="trellis-keeper", daemon=True).start()
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def unwatch(self, bundle: Watched) -> None:
+        """The bundle is over."""
+        with self._lock:
+            self._bundles.discard(bundle)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            time.sleep(_LOOK)
+            with self._lock:
+                bundles = list(self._bundles)
+                if not bundles:
+                    self._wake.clear()
+            try:
+                self._look(bundles)
+            except Exception:
+                # Whatever it was (a restart of Postgres, mostly), the next look tries again; until then leases
+                # stand for as long as they were last given.
+                log.exception("keeper.failed")
+
+    def _look(self, bundles: list[Watched]) -> None:
+        now = time.monotonic()
+        slow = [
+            (bundle, held) for bundle in bundles if (held := bundle.current) and now - held.began >= _LOOK
+        ]
+        for bundle, _ in slow:
+            bundle.relieve()
+        held_now = [held for _, held in slow]
+        self._stop_late(held_now, now)
+        due = [
+            h for h in held_now if h.lost_at is None and now - h.renewed >= self._settings.heartbeat_seconds
+        ]
+        if due:
+            self._renew(due, now)
+        for held in held_now:
+            if held.lost_at is not None:
+                self._stop_lost(held, now)
+
+    def _renew(self, due: list[Held], now: float) -> None:
+        grace = self._settings.timeout_grace + 1.0
+        rows = []
+        for held in due:
+            # A lease never outlives the step's hard limit, so a killed body is noticed at once.
+            left = held.timeout + grace - (now - held.began)
+            progress = held.context.take_progress() if held.context else None
+            rows.append(
+                (held.run, held.idx, held.lease, max(0.0, min(self._settings.lease_seconds, left)), progress)
+            )
+        ours = self._journal.renew(rows)
+        for held in due:
+            held.renewed = now
+            if (held.run, held.idx) not in ours:
+                held.lost_at = now
+                if held.context is not None:
+                    held.context.cancel()
+
+    def _stop_late(self, held_now: list[Held], now: float) -> None:
+        """The clock of threads that no signal reaches."""
+        for held in held_now:
+            if held.guard.needs_clock and not held.stopped and now - held.began >= held.timeout:
+                held.stopped = True
+                held.guard.stop(StepTimeout(held.timeout))
+
+    def _stop_lost(self, held: Held, now: float) -> None:
+        assert held.lost_at is not None
+        listens = held.context is not None
+        patience = self._settings.timeout_grace if listens else 0.0
+        if not held.stopped and now - held.lost_at >= patience:
+            held.stopped = True
+            log.info("step.stopped", run=held.run, step=held.name)
+            held.guard.stop(StepCancelled(f"step {held.name!r} was cancelled or given to another worker"))
+        elif held.stopped and now - held.lost_at >= patience + self._settings.timeout_grace:
+            held.guard.kill()

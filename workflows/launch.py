@@ -1,0 +1,128 @@
+"""From a workflow and its parameters to a run in the journal.
+
+The law: a run is accepted by one transaction: definition, run and all its steps, or none of them. Everything
+that can be refused is refused before that transaction begins.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..tasks.database import Connection
+from ..tasks.errors import DefinitionError, NotFound, ParameterError, ValueTooLarge
+from ..tasks.settings import Settings
+from . import registry, wire
+from .definition import Workflow
+from .journal import Journal
+from .plan import Plan, plan
+from .queries import Queries
+from .records import Json, Ready
+from .spec import WorkflowSpec
+
+
+class Prepared(NamedTuple):
+    """A run that only has to be written."""
+
+    run: str
+    workflow: str
+    definition: tuple[str, str, bytes]  # digest, name, canonical JSON
+    row: dict[str, Any]
+    plan: Plan
+
+    @property
+    def ready(self) -> list[Ready]:
+        """The steps that may run at once."""
+        return [Ready(s.idx, s.name, s.action, s.queue, s.priority) for s in self.plan.steps if not s.missing]
+
+
+def new_id() -> str:
+    """A UUID of version 7 (RFC 9562): ordered by time, so that new runs lie together in every index."""
+    moment = int(time.time() * 1000).to_bytes(6, "big")
+    noise = bytearray(os.urandom(10))
+    noise[0] = 0x70 | noise[0] & 0x0F
+    noise[2] = 0x80 | noise[2] & 0x3F
+    digits = (moment + bytes(noise)).hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def resolve(workflow: Workflow | WorkflowSpec | Mapping[str, Any] | str, queries: Queries | None) -> Workflow:
+    """The workflow that was meant: itself, a definition, or a name known here or in the journal.
+
+    Raises NotFound for an unknown name, DefinitionError for a definition that is wrong.
+    """
+    if isinstance(workflow, Workflow):
+        return workflow
+    if isinstance(workflow, WorkflowSpec):
+        return Workflow.from_spec(workflow)
+    if isinstance(workflow, Mapping):
+        return Workflow.from_dict(workflow)
+    known = registry.workflows.get(workflow)
+    if known is not None:
+        found: Workflow = known
+        return found
+    stored = queries.latest_definition(workflow) if queries is not None else None
+    if stored is None:
+        names = ", ".join(registry.workflows.names()) or "none"
+        raise NotFound(
+            "workflow",
+            workflow,
+            f"this process knows {names}; import its module, or name it in TRELLIS_IMPORTS",
+        )
+    return Workflow.from_dict(stored)
+
+
+def prepare(
+    workflow: Workflow,
+    params: Mapping[str, Json] | None,
+    settings: Settings,
+    *,
+    key: str | None = None,
+    correlation_id: str | None = None,
+) -> Prepared:
+    """Check everything and lay out the rows. Raises DefinitionError, ParameterError, ValueTooLarge."""
+    spec = workflow.spec
+    given = workflow.check_params(params or {})
+    text = _params_text(spec.name, given, settings.value_max_bytes)
+    if key is not None and (not key or len(key) > 500 or "\x00" in key):
+        raise DefinitionError("a run's key is a text of 1 to 500 characters", workflow=spec.name)
+    laid = plan(spec, given, registry.actions, settings.default_queue)
+    run = new_id()
+    row = {
+        "run": run,
+        "workflow": spec.name,
+        "key": key,
+        "correlation": correlation_id or run,
+        "params": text,
+        "steps": len(laid.steps),
+        "missing": laid.sinks,
+    }
+    return Prepared(run, spec.name, (spec.digest(), spec.name, spec.canonical()), row, laid)
+
+
+def write(journal: Journal, connection: Connection, prepared: Prepared, *, sent: bool) -> bool:
+    """Insert the run inside the caller's transaction; False where its key has a run already.
+
+    `sent` says that the caller will publish the first steps itself; else the next tick does.
+    """
+    if not journal.open(connection, prepared.definition, prepared.row):
+        return False
+    journal.add(connection, prepared.run, prepared.plan.steps, sent=sent)
+    return True
+
+
+def _params_text(workflow: str, params: Mapping[str, Json], limit: int) -> str:
+    try:
+        text = wire.dumps(dict(params))
+        size = len(text.encode())
+    except (ValueError, TypeError) as error:
+        raise ParameterError({"params": f"not JSON: {error}"}, workflow=workflow) from error
+    if "\\u0000" in text:
+        raise ParameterError(
+            {"params": "a text holds a NUL character, which Postgres cannot store"}, workflow=workflow
+        )
+    if size > limit:
+        raise ValueTooLarge(f"the parameters of workflow {workflow!r}", size, limit)
+    return text

@@ -1,0 +1,169 @@
+"""What people ask about runs: records read through SQLAlchemy.
+
+The law: reads only, and each by key or along an index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.engine import Row
+
+from ..tasks.database import Database
+from ..tasks.errors import NotFound
+from .records import Event, Json, Progress, Run, Step
+from .states import STEP_ENDS, RunState, StepState
+from .tables import DefinitionRow, EventRow, RunRow, StepRow
+
+_RUN = (
+    RunRow.id, RunRow.workflow, RunRow.state, RunRow.key, RunRow.params, RunRow.correlation_id, RunRow.definition,
+    RunRow.steps, RunRow.error, RunRow.created_at, RunRow.started_at, RunRow.finished_at,
+)  # fmt: skip
+_STEP = (
+    StepRow.idx, StepRow.name, StepRow.action, StepRow.queue, StepRow.priority, StepRow.state, StepRow.attempt,
+    StepRow.failures, StepRow.started_at, StepRow.finished_at, StepRow.worker, StepRow.progress, StepRow.error,
+)  # fmt: skip
+
+
+class Queries:
+    """Reads of the journal."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def _all(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
+        def once() -> Sequence[Row[*tuple[Any, ...]]]:
+            with self._database.engine.connect() as connection:
+                return connection.execute(statement).all()
+
+        return self._database.again(once)
+
+    def run(self, run_id: str) -> Run:
+        """A run. Raises NotFound."""
+        rows = self._all(select(*_RUN).where(RunRow.id == as_uuid(run_id)))
+        if not rows:
+            raise NotFound("run", run_id, "`trellis runs` lists them")
+        return Run.from_row(rows[0])
+
+    def run_by_key(self, workflow: str, key: str) -> Run:
+        """The run of a workflow that was started under a key. Raises NotFound."""
+        rows = self._all(select(*_RUN).where(RunRow.workflow == workflow, RunRow.key == key))
+        if not rows:
+            raise NotFound("run", key, f"no run of workflow {workflow!r} was started with this key")
+        return Run.from_row(rows[0])
+
+    def runs(self, workflow: str | None, state: RunState | None, before: str | None, limit: int) -> list[Run]:
+        """Runs, newest first (their ids are ordered by time); `before` is the id where the last page ended."""
+        statement = select(*_RUN).order_by(RunRow.id.desc()).limit(limit)
+        if workflow is not None:
+            statement = statement.where(RunRow.workflow == workflow)
+        if state is not None:
+            statement = statement.where(RunRow.state == state.value)
+        if before is not None:
+            statement = statement.where(RunRow.id < as_uuid(before))
+        return [Run.from_row(row) for row in self._all(statement)]
+
+    def steps(
+        self, run_id: str, states: Sequence[StepState] | None = None, limit: int | None = None
+    ) -> list[Step]:
+        """The steps of a run in the order of their ids."""
+        statement = select(*_STEP).where(StepRow.run_id == as_uuid(run_id)).order_by(StepRow.idx).limit(limit)
+        if states is not None:
+            statement = statement.where(StepRow.state.in_([state.value for state in states]))
+        return [Step.from_row(row) for row in self._all(statement)]
+
+    def progress(self, run_id: str) -> Progress:
+        """How many steps are in which state."""
+        rows = self._all(
+            select(StepRow.state, func.count())
+            .where(StepRow.run_id == as_uuid(run_id))
+            .group_by(StepRow.state)
+        )
+        by_state = {StepState(state): count for state, count in rows}
+        done = sum(count for state, count in by_state.items() if state in STEP_ENDS)
+        return Progress(sum(by_state.values()), done, by_state)
+
+    def result(self, run_id: str, step: str) -> tuple[StepState, Json, dict[str, Json] | None]:
+        """State, result and error of a step by name; of a map, those of the list it gathered. Raises NotFound."""
+        rows = self._all(
+            select(StepRow.name, StepRow.state, StepRow.result, StepRow.error)
+            .where(StepRow.run_id == as_uuid(run_id), StepRow.name.in_([step, f"{step}[]"]))
+            .order_by(func.length(StepRow.name).desc())
+        )
+        if not rows:
+            raise NotFound(
+                "step", step, f"run {run_id} has none of this name; `trellis show {run_id}` lists them"
+            )
+        _, state, result, error = rows[0]
+        return StepState(state), result, error
+
+    def sinks(self, run_id: str) -> dict[str, Json]:
+        """The results of the steps on which nothing depends, by name; skipped ones are left out."""
+        rows = self._all(
+            select(StepRow.name, StepRow.result)
+            .where(StepRow.run_id == as_uuid(run_id), func.cardinality(StepRow.dependents) == 0)
+            .where(StepRow.state.in_([StepState.SUCCEEDED.value, StepState.FAILED.value]))
+            .order_by(StepRow.idx)
+        )
+        return {name.removesuffix("[]"): result for name, result in rows}
+
+    def edges(self, run_id: str) -> list[tuple[int, str, StepState, list[int]]]:
+        """Each step with its state and its dependents."""
+        rows = self._all(
+            select(StepRow.idx, StepRow.name, StepRow.state, StepRow.dependents)
+            .where(StepRow.run_id == as_uuid(run_id))
+            .order_by(StepRow.idx)
+        )
+        return [(idx, name, StepState(state), dependents) for idx, name, state, dependents in rows]
+
+    def events(self, run: Run) -> list[Event]:
+        """What happened in a run, in order: the journal's events and those that the rows themselves tell."""
+        found = [Event(run.created_at, "run.created", None, None, None)]
+        if run.started_at is not None:
+            found.append(Event(run.started_at, "run.started", None, None, None))
+        if run.finished_at is not None and run.state is RunState.SUCCEEDED:
+            found.append(Event(run.finished_at, "run.succeeded", None, None, None))
+        names: dict[int, str] = {}
+        for step in self.steps(run.id):
+            names[step.idx] = step.name
+            if step.started_at is not None:
+                found.append(Event(step.started_at, "step.started", step.name, step.attempt, None))
+            if step.finished_at is not None and step.state in STEP_ENDS - {StepState.FAILED}:
+                found.append(Event(step.finished_at, f"step.{step.state}", step.name, step.attempt, None))
+        rows = self._all(
+            select(EventRow.at, EventRow.kind, EventRow.idx, EventRow.attempt, EventRow.detail)
+            .where(EventRow.run_id == as_uuid(run.id))
+            .order_by(EventRow.id)
+        )
+        for at, kind, idx, attempt, detail in rows:
+            found.append(Event(at, kind, None if idx is None else names.get(idx), attempt, detail))
+        return sorted(found, key=lambda event: event.at)
+
+    def definition(self, digest: str) -> dict[str, Json]:
+        """The definition under a digest. Raises NotFound."""
+        rows = self._all(select(DefinitionRow.spec).where(DefinitionRow.digest == digest))
+        if not rows:
+            raise NotFound("definition", digest)
+        spec: dict[str, Json] = rows[0][0]
+        return spec
+
+    def latest_definition(self, name: str) -> dict[str, Json] | None:
+        """The newest definition under a workflow's name."""
+        rows = self._all(
+            select(DefinitionRow.spec)
+            .where(DefinitionRow.name == name)
+            .order_by(DefinitionRow.created_at.desc())
+            .limit(1)
+        )
+        return rows[0][0] if rows else None
+
+
+def as_uuid(run_id: str) -> UUID:
+    """The id of a run. Raises NotFound for what cannot be one."""
+    try:
+        return UUID(run_id)
+    except ValueError:
+        raise NotFound("run", run_id, "a run's id is a UUID; `trellis runs` lists them") from None

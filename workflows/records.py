@@ -1,0 +1,166 @@
+"""What the journal answers with: frozen records, one a row.
+
+The law: a record is a value. It never reads the database again; ask the client for a newer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from .states import RUN_ENDS, RunState, StepState
+
+Json = Any  # what JSON can hold: None, bool, int, float, str, list, dict
+
+
+class Ready(NamedTuple):
+    """A ready step that a message should announce."""
+
+    idx: int
+    name: str
+    action: str
+    queue: str
+    priority: int
+    alone: bool = False  # an earlier attempt took its worker down: it may not take neighbours with it
+
+
+class Claimed(NamedTuple):
+    """A step that this process holds the lease of."""
+
+    idx: int
+    name: str
+    action: str
+    queue: str
+    priority: int
+    attempt: int
+    failures: int
+    blocked: int
+    inputs: dict[str, Json] | None
+    bindings: list[Json] | None
+    refs: list[int] | None
+    options: dict[str, Json] | None
+    lease: UUID
+
+
+class Expired(NamedTuple):
+    """A step whose lease has run out, now under a lease of the tick."""
+
+    run: str
+    workflow: str
+    idx: int
+    name: str
+    attempt: int
+    failures: int
+    options: dict[str, Json] | None
+    worker: str
+    ran: float  # seconds since the claim
+    lease: UUID
+
+
+class Outcome(NamedTuple):
+    """What became of a claimed step. `ended` is a reading of time.monotonic()."""
+
+    idx: int
+    lease: UUID
+    state: StepState
+    result: bytes | None = None
+    error: dict[str, Json] | None = None
+    fault: int = 0  # 1: the attempt counts against the step's retry policy
+    blocks: bool = False  # what depends on the step is skipped
+    delay: float = 0.0  # seconds until the next attempt
+    fatal: bool = False  # the run fails with it
+    ran: float = 0.0  # seconds in the body
+    ended: float = 0.0
+
+
+class Completed(NamedTuple):
+    """What a completion changed."""
+
+    won: frozenset[int]  # outcomes that were recorded; the rest came too late
+    mine: list[Claimed]  # freed steps that this process goes on with
+    free: list[Ready]  # freed steps to publish
+    closed: bool  # the run is over
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of a workflow."""
+
+    id: str
+    workflow: str
+    state: RunState
+    key: str | None
+    params: dict[str, Json]
+    correlation_id: str
+    definition: str  # digest of the definition that it runs
+    steps: int  # how many steps it has so far
+    error: dict[str, Json] | None  # type, message, traceback and step, where it failed
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> Run:
+        """From the columns in the order of the fields."""
+        run_id, workflow, state, *rest = row
+        return cls(str(run_id), workflow, RunState(state), *rest)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is over, in whatever way."""
+        return self.state in RUN_ENDS
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a run."""
+
+    idx: int
+    name: str
+    action: str
+    queue: str
+    priority: int
+    state: StepState
+    attempt: int
+    failures: int
+    started_at: datetime | None
+    finished_at: datetime | None
+    worker: str | None
+    progress: Json
+    error: dict[str, Json] | None
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> Step:
+        """From the columns in the order of the fields."""
+        idx, name, action, queue, priority, state, *rest = row
+        return cls(idx, name, action, queue, priority, StepState(state), *rest)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long its last attempt ran; None where there was none or it still runs."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return max(0.0, (self.finished_at - self.started_at).total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a run."""
+
+    at: datetime
+    kind: str  # run.created, run.started, step.started, step.succeeded, step.retry, …
+    step: str | None
+    attempt: int | None
+    detail: dict[str, Json] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    total: int
+    done: int
+    by_state: dict[StepState, int]

@@ -1,0 +1,141 @@
+"""The canonical definition of a workflow: what Python, YAML and JSON all come down to.
+
+The law: a definition is data. Two definitions with the same content have the same canonical bytes and
+the same digest, whatever they were written in; nothing here looks at an action's code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints
+
+from ..tasks.retry import Retry
+from .references import NAME, Hole, Path, holes
+
+NAME_PATTERN = f"^{NAME}$"
+WORKFLOW_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=200)]
+
+
+class Default(BaseModel):
+    """What stands in for the result of a step that failed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default: JsonValue = Field(description="The value that the steps behind it receive.")
+
+    def __init__(self, *value: Any, **fields: Any) -> None:
+        """`Default(0)` is `Default(default=0)`."""
+        super().__init__(**dict(zip(("default",), value, strict=True), **fields) if value else fields)
+
+
+class MapSpec(BaseModel):
+    """One run of the action per item of a list."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    over: JsonValue = Field(
+        description="The list: a reference such as ${steps.raw.months}, or a literal list."
+    )
+    concurrency: int | None = Field(None, ge=1, description="Items in work at once; no limit without it.")
+
+    @cached_property
+    def holes(self) -> tuple[tuple[Path, Hole], ...]:
+        """The references inside `over`."""
+        return tuple(holes(self.over))
+
+
+def _retry(value: Any) -> Any:
+    return {"attempts": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _fail(value: Any) -> Any:
+    return None if value == "fail" else value
+
+
+class StepSpec(BaseModel):
+    """One step: an action with its inputs and how it is run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    action: Annotated[str, StringConstraints(min_length=1, max_length=400)] = Field(
+        description="The action's name."
+    )
+    inputs: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="The action's inputs: literals and references such as ${steps.raw.rows}.",
+    )
+    after: Annotated[
+        tuple[str, ...], BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...])
+    ] = Field((), description="Steps to wait for besides those whose results the inputs use.")
+    when: str | None = Field(
+        None,
+        description="A condition on params and steps, e.g. `params.n > 2 and steps.raw.rows > 0`; "
+        "the step is skipped where it is not true.",
+    )
+    retry: Annotated[
+        Retry | None,
+        BeforeValidator(_retry, json_schema_input_type=Retry | Annotated[int, Field(ge=1)] | None),
+    ] = Field(None, description="The retry policy; a number is the attempts. The action's own without it.")
+    timeout: float | None = Field(
+        None, gt=0, description="Seconds one attempt may run. The action's without it."
+    )
+    queue: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        None, description="The queue the step is sent to. The action's without it."
+    )
+    priority: int | None = Field(None, ge=0, le=9, description="0 to 9, 9 is the most urgent.")
+    on_failure: Annotated[
+        Literal["fail", "skip"] | Default | None,
+        BeforeValidator(_fail, json_schema_input_type=Literal["fail", "skip"] | Default | None),
+    ] = Field(
+        None,
+        description="fail: the run fails; skip: the steps behind it are skipped; "
+        "{default: …}: they go on with that value.",
+    )
+    map: MapSpec | None = Field(None, description="Run the action once for each item of a list.")
+
+    @cached_property
+    def holes(self) -> tuple[tuple[Path, Hole], ...]:
+        """The references inside the inputs, parsed once for validation, planning and drawing."""
+        return tuple(holes(self.inputs)) if self.inputs else ()
+
+
+class WorkflowSpec(BaseModel):
+    """A whole definition."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, StringConstraints(pattern=WORKFLOW_NAME_PATTERN, max_length=200)] = Field(
+        description="The workflow's name."
+    )
+    description: str = Field("", description="What the workflow is for.")
+    params: dict[Name, dict[str, JsonValue]] = Field(
+        default_factory=dict,
+        description="The run's parameters: name to JSON Schema. A `default` inside makes one optional.",
+    )
+    steps: dict[Name, StepSpec] = Field(
+        description="The steps by name, in any order. Names are letters, digits, _ and -."
+    )
+
+    @cached_property
+    def _canonical(self) -> bytes:
+        content = self.model_dump(exclude_defaults=True)
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode()
+
+    def canonical(self) -> bytes:
+        """Sorted, compact JSON without the defaults. Raises ValueError for what JSON cannot hold."""
+        return self._canonical
+
+    def digest(self) -> str:
+        """The SHA-256 of the canonical bytes, in hex: the definition's identity."""
+        return hashlib.sha256(self._canonical).hexdigest()

@@ -1,0 +1,309 @@
+-- The engine's statements. Every one reads by key or through a partial index, so its cost depends on the
+-- steps it moves, never on the size of the run or of the table.
+--
+-- A word on fences: a step belongs to whoever holds its lease, a random uuid written at the claim. Whatever a
+-- worker reports later carries that lease; where it is no longer the step's, nothing happens. A counter
+-- would not do: after a crash of Postgres the same number could be given out twice.
+--
+-- A word on plans: journals grow from nothing to 100,000 rows within seconds, so the planner's statistics are
+-- always wrong, and it would gladly scan a run, or all ready steps, to find a few ids (measured: 157 µs a step
+-- instead of 20). Therefore the run's id comes out of a materialized CTE together with the step's: without a
+-- constant to start from, the one plan left is a loop over the named ids with the primary key inside. Leases
+-- stand only on running steps, so `lease = …` says `state = 'running'` without inviting the partial index on it.
+
+-- name: claim
+-- Takes the ready ones of the named steps. Duplicate messages find nothing: the row's state is checked again
+-- once its lock is held. For short repeatable steps the commit does not wait for the disk (`commit` off, for this
+-- transaction only): a claim that a crash of Postgres forgets leaves the step ready and its worker without a
+-- valid lease, so the step runs again and still counts once.
+-- A step whose time limit is near holds a lease no longer than that, so that a killed body is noticed at once.
+WITH quick AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', %(commit)s, true) AS done
+), o AS MATERIALIZED (
+    SELECT %(run)s::uuid AS run_id, idx FROM unnest(%(idx)s::int[]) AS t(idx)
+), begun AS (
+    UPDATE run SET state = 'running', started_at = clock_timestamp()
+     WHERE id = %(run)s AND state = 'pending'
+)
+UPDATE step s
+   SET state = 'running', attempt = s.attempt + 1, lease = %(lease)s, worker = %(worker)s,
+       started_at = clock_timestamp(), finished_at = NULL, progress = NULL,
+       lease_until = clock_timestamp() + interval '1 second'
+                     * least(%(seconds)s, coalesce((s.options->>'timeout')::float8, %(timeout)s) + %(grace)s)
+  FROM o JOIN run r ON r.id = o.run_id, quick
+ WHERE quick.done IS NOT NULL AND s.run_id = o.run_id AND s.idx = o.idx
+   AND s.state || '' = 'ready' AND (s.sent OR s.due_at <= clock_timestamp())
+RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
+          s.inputs, s.bindings, s.refs, s.options, r.workflow, r.correlation_id
+
+-- name: complete
+-- Records outcomes and frees children, all of it or none. In order:
+--   won    the fence: only steps that still run under the reported lease are touched
+--   need   how often each child is counted down; one row a child, since one statement may update a row once.
+--          A negative dependent (~idx) is an edge of order alone: a skip does not travel along it
+--   locked the children, locked in id order so that two statements cannot wait for each other. A locking read
+--          returns the newest version of a row, so `missing` is right even when another parent has just finished
+--   ranked the children without missing parents are free; `mine` are those that this worker goes on with: of
+--          actions that it knows to be short, most urgent first, until their expected milliseconds fill the budget
+--   fin    the run itself, counted down by the steps on which nothing depends; a fatal outcome leaves it to end_run
+WITH o AS MATERIALIZED (
+    SELECT %(run)s::uuid AS run_id, t.*
+      FROM unnest(%(idx)s::int[], %(lease)s::uuid[], %(state)s::text[], %(result)s::text[],
+                  %(error)s::text[], %(fault)s::int[], %(blocks)s::bool[], %(fatal)s::bool[], %(delay)s::float8[],
+                  %(ran)s::float8[], %(age)s::float8[])
+        AS t(idx, lease, state, result, error, fault, blocks, fatal, delay, ran, age)
+), won AS (
+    UPDATE step s
+       SET state = o.state, result = o.result::jsonb, error = o.error::jsonb,
+           failures = s.failures + o.fault, lease = NULL, lease_until = NULL,
+           sent = false, due_at = clock_timestamp() + interval '1 second' * o.delay,
+           started_at = clock_timestamp() - interval '1 second' * (o.age + o.ran),
+           finished_at = clock_timestamp() - interval '1 second' * o.age
+      FROM o
+     WHERE s.run_id = o.run_id AND s.idx = o.idx AND s.lease = o.lease
+    RETURNING s.run_id, s.idx, s.name, s.state, s.dependents, s.attempt, o.error, o.blocks, o.fatal, o.delay
+), told AS (
+    INSERT INTO event (run_id, kind, idx, attempt, detail)
+    SELECT %(run)s, CASE state WHEN 'ready' THEN 'step.retry' ELSE 'step.failed' END, idx, attempt,
+           error::jsonb || jsonb_build_object('delay', delay)
+      FROM won WHERE error IS NOT NULL
+), need AS (
+    SELECT won.run_id, CASE WHEN d < 0 THEN ~d ELSE d END AS idx, count(*)::int AS n,
+           count(*) FILTER (WHERE won.blocks AND d >= 0)::int AS blocked
+      FROM won, unnest(won.dependents) AS d
+     WHERE won.state <> 'ready' GROUP BY 1, 2
+), locked AS MATERIALIZED (
+    SELECT s.run_id, s.idx, s.missing, s.blocked AS was_blocked, s.action, s.queue, s.priority, need.n, need.blocked
+      FROM need JOIN step s ON s.run_id = need.run_id AND s.idx = need.idx
+     WHERE s.state = 'waiting'
+     ORDER BY s.idx FOR NO KEY UPDATE OF s
+), counted AS (
+    SELECT locked.run_id, locked.idx, locked.n, locked.blocked, locked.priority, locked.missing = locked.n AS free,
+           CASE WHEN locked.missing <> locked.n THEN NULL
+                WHEN locked.was_blocked + locked.blocked > 0 THEN 0.0
+                WHEN locked.queue = %(queue)s THEN a.cost END AS cost
+      FROM locked
+      LEFT JOIN unnest(%(ahead)s::text[], %(cost)s::float8[]) AS a(action, cost) ON a.action = locked.action
+), ranked AS (
+    SELECT run_id, idx, n, blocked, free,
+           cost IS NOT NULL AND coalesce(sum(cost) OVER before, 0.0) < %(budget)s
+           AND count(*) OVER before < %(room)s AS mine
+      FROM counted
+    WINDOW before AS (PARTITION BY cost IS NULL ORDER BY priority DESC, idx
+                      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+), moved AS (
+    UPDATE step s
+       SET missing = s.missing - k.n, blocked = s.blocked + k.blocked,
+           state = CASE WHEN k.mine THEN 'running' WHEN k.free THEN 'ready' ELSE s.state END,
+           sent = k.free, due_at = CASE WHEN k.free THEN clock_timestamp() ELSE s.due_at END,
+           attempt = s.attempt + k.mine::int,
+           lease = CASE WHEN k.mine THEN %(new_lease)s::uuid END,
+           worker = CASE WHEN k.mine THEN %(worker)s END,
+           started_at = CASE WHEN k.mine THEN clock_timestamp() END,
+           lease_until = CASE WHEN k.mine THEN clock_timestamp() + interval '1 second'
+                * least(%(seconds)s, coalesce((s.options->>'timeout')::float8, %(timeout)s) + %(grace)s) END
+      FROM ranked k
+     WHERE s.run_id = k.run_id AND s.idx = k.idx
+    RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
+              CASE WHEN k.mine THEN s.inputs END, CASE WHEN k.mine THEN s.bindings END,
+              CASE WHEN k.mine THEN s.refs END, CASE WHEN k.mine THEN s.options END,
+              CASE WHEN k.mine THEN 'mine' WHEN k.free THEN 'free' END AS kind
+), fin AS (
+    UPDATE run r
+       SET missing = r.missing - k.n,
+           state = CASE WHEN r.missing = k.n THEN 'succeeded' ELSE r.state END,
+           finished_at = CASE WHEN r.missing = k.n THEN clock_timestamp() END
+      FROM (SELECT count(*) FILTER (WHERE dependents = '{}')::int AS n, bool_or(fatal) AS fatal
+              FROM won WHERE state <> 'ready') k
+     WHERE r.id = %(run)s AND k.n > 0 AND NOT k.fatal AND r.state = 'running'
+    RETURNING r.state
+)
+SELECT 'won' AS kind, idx, name, NULL AS action, NULL AS queue, NULL::int AS priority, NULL::int AS attempt,
+       NULL::int AS failures, NULL::int AS blocked, NULL::jsonb AS inputs, NULL::jsonb AS bindings,
+       NULL::int[] AS refs, NULL::jsonb AS options
+  FROM won
+UNION ALL
+SELECT kind, idx, name, action, queue, priority, attempt, failures, blocked, inputs, bindings, refs, options
+  FROM moved AS m(idx, name, action, queue, priority, attempt, failures, blocked, inputs, bindings, refs,
+                  options, kind)
+ WHERE kind IS NOT NULL
+UNION ALL
+SELECT 'closed', 0, state, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+  FROM fin WHERE state = 'succeeded'
+
+-- name: end_run
+-- Ends a run before its time, and every step of it that is not over: a worker that still holds one of them
+-- finds its lease gone. One update a run, the only statement whose cost is the run's size.
+WITH ended AS (
+    UPDATE run SET state = %(state)s, error = %(error)s::jsonb, finished_at = clock_timestamp()
+     WHERE id = %(run)s AND state IN ('pending', 'running')
+    RETURNING id
+), told AS (
+    INSERT INTO event (run_id, kind, detail) SELECT id, 'run.' || %(state)s, %(error)s::jsonb FROM ended
+), stopped AS (
+    UPDATE step s SET state = 'cancelled', lease = NULL, lease_until = NULL, finished_at = clock_timestamp()
+      FROM ended
+     WHERE s.run_id = ended.id AND s.state IN ('waiting', 'ready', 'running', 'parked')
+)
+SELECT id FROM ended
+
+-- name: results
+WITH o AS MATERIALIZED (
+    SELECT %(run)s::uuid AS run_id, idx FROM unnest(%(idx)s::int[]) AS t(idx)
+)
+SELECT s.idx, s.result FROM o JOIN step s ON s.run_id = o.run_id AND s.idx = o.idx
+
+-- name: gather
+-- The results of neighbouring steps as one JSON list; no list where it would be larger than the limit (the
+-- texts are measured before they are joined).
+WITH r AS MATERIALIZED (
+    SELECT idx, result FROM step
+     WHERE run_id = %(run)s AND idx >= %(first)s AND idx < %(first)s + %(count)s
+), size AS MATERIALIZED (
+    SELECT coalesce(sum(octet_length(result::text) + 2), 0)::bigint AS bytes FROM r
+)
+SELECT bytes, CASE WHEN bytes <= %(limit)s THEN
+           (SELECT coalesce(jsonb_agg(result ORDER BY idx), '[]')::text FROM r) END
+  FROM size
+
+-- name: params
+SELECT params FROM run WHERE id = %(run)s
+
+-- name: renew
+-- Prolongs the leases of running steps and writes their progress; answers with the steps that are still ours.
+WITH quick AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', 'off', true) AS done
+), o AS MATERIALIZED (
+    SELECT * FROM unnest(%(run)s::uuid[], %(idx)s::int[], %(lease)s::uuid[], %(seconds)s::float8[],
+                         %(progress)s::text[]) AS t(run_id, idx, lease, seconds, progress)
+)
+UPDATE step s
+   SET lease_until = clock_timestamp() + interval '1 second' * o.seconds,
+       progress = coalesce(o.progress::jsonb, s.progress)
+  FROM o, quick
+ WHERE quick.done IS NOT NULL
+   AND s.run_id = o.run_id AND s.idx = o.idx AND s.lease = o.lease
+RETURNING s.run_id, s.idx
+
+-- name: release
+-- Hands back steps that were claimed and not begun: their attempt does not count.
+WITH o AS MATERIALIZED (
+    SELECT %(run)s::uuid AS run_id, t.* FROM unnest(%(idx)s::int[], %(lease)s::uuid[]) AS t(idx, lease)
+)
+UPDATE step s
+   SET state = 'ready', sent = true, due_at = clock_timestamp(), attempt = s.attempt - 1,
+       lease = NULL, lease_until = NULL, started_at = NULL
+  FROM o
+ WHERE s.run_id = o.run_id AND s.idx = o.idx AND s.lease = o.lease
+RETURNING s.idx
+
+-- name: grow
+-- Reserves room for more steps in a run and answers with the first free id.
+UPDATE run SET steps = steps + %(count)s WHERE id = %(run)s AND state = 'running'
+RETURNING steps - %(count)s
+
+-- name: widen
+-- Makes the gathering step behind a map wait for the map's items, and tells it which they are.
+UPDATE step g SET missing = g.missing + %(count)s,
+       inputs = jsonb_build_object('first', %(first)s::int, 'count', %(count)s::int)
+  FROM step m
+ WHERE m.run_id = %(run)s AND m.idx = %(idx)s
+   AND g.run_id = %(run)s AND g.idx = m.dependents[1] AND g.state = 'waiting'
+RETURNING g.idx
+
+-- name: ready_queues
+-- The queues that have ready steps: a walk from one queue name to the next, not a scan of all of them.
+WITH RECURSIVE q AS (
+    (SELECT queue FROM step WHERE state = 'ready' ORDER BY queue LIMIT 1)
+    UNION ALL
+    SELECT (SELECT s.queue FROM step s WHERE s.state = 'ready' AND s.queue > q.queue ORDER BY s.queue LIMIT 1)
+      FROM q WHERE q.queue IS NOT NULL
+)
+SELECT queue FROM q WHERE queue IS NOT NULL
+
+-- name: take_ready
+-- Takes ready steps for publishing: those that nobody was told of (sent false) as soon as they are due, or
+-- those whose message is older than `age` seconds (sent true).
+WITH due AS (
+    SELECT run_id, idx FROM step
+     WHERE state = 'ready' AND queue = %(queue)s AND sent = %(sent)s
+       AND due_at <= clock_timestamp() - interval '1 second' * %(age)s
+     ORDER BY due_at LIMIT %(limit)s
+     FOR UPDATE SKIP LOCKED
+)
+UPDATE step s SET sent = true, due_at = clock_timestamp()
+  FROM due JOIN run r ON r.id = due.run_id
+ WHERE s.run_id = due.run_id AND s.idx = due.idx
+RETURNING s.run_id, r.workflow, s.idx, s.name, s.action, s.queue, s.priority, s.attempt
+
+-- name: take_expired
+-- Takes over steps whose lease has run out, under a lease of our own, so that what becomes of them goes
+-- through the same fence as any outcome. Not within a lease's length after a silence of the ticks themselves:
+-- while Postgres was away nobody could renew anything, and the silent workers are mostly well.
+WITH late AS (
+    SELECT run_id, idx FROM step
+     WHERE state = 'running' AND lease_until < clock_timestamp()
+       AND (SELECT since FROM heartbeat WHERE name = 'tick') < clock_timestamp() - interval '1 second' * %(seconds)s
+     ORDER BY lease_until LIMIT %(limit)s
+     FOR UPDATE SKIP LOCKED
+)
+UPDATE step s SET lease = %(lease)s, lease_until = clock_timestamp() + interval '15 seconds'
+  FROM late JOIN run r ON r.id = late.run_id
+ WHERE s.run_id = late.run_id AND s.idx = late.idx
+RETURNING s.run_id, r.workflow, s.idx, s.name, s.attempt, s.failures, s.options, s.worker,
+          extract(epoch FROM clock_timestamp() - s.started_at)::float8 AS ran
+
+-- name: durations
+SELECT action, mean_ms FROM action_stat
+
+-- name: learn
+-- Merges a process's measurements into the mean of each action. The weight of the past is capped, so that
+-- an action that became slow is noticed within some hundred runs.
+WITH quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true) AS done)
+INSERT INTO action_stat AS a (action, runs, mean_ms)
+SELECT t.action, t.runs, t.mean_ms
+  FROM unnest(%(action)s::text[], %(runs)s::bigint[], %(mean)s::float8[]) AS t(action, runs, mean_ms), quick
+ WHERE quick.done IS NOT NULL
+ ORDER BY t.action
+    ON CONFLICT (action) DO UPDATE
+   SET runs = a.runs + excluded.runs, updated_at = now(),
+       mean_ms = (a.mean_ms * least(a.runs, 200) + excluded.mean_ms * excluded.runs)
+                 / (least(a.runs, 200) + excluded.runs)
+
+-- name: beat
+-- A sign of life; `since` begins anew after a silence of `gap` seconds.
+INSERT INTO heartbeat AS h (name, at, since, detail)
+VALUES (%(name)s, clock_timestamp(), clock_timestamp(), %(detail)s::jsonb)
+    ON CONFLICT (name) DO UPDATE
+   SET at = excluded.at, detail = excluded.detail,
+       since = CASE WHEN h.at < excluded.at - interval '1 second' * %(gap)s THEN excluded.at ELSE h.since END
+
+-- name: notify
+SELECT pg_notify('trellis_run', %(run)s)
+
+-- name: define
+INSERT INTO definition (digest, name, spec) VALUES (%(digest)s, %(name)s, %(spec)s::jsonb)
+    ON CONFLICT (digest) DO NOTHING
+
+-- name: open_run
+-- Same workflow and key, or the same id (a start that is repeated because its commit went unheard): no row comes
+-- back, and the one that stands is read instead.
+INSERT INTO run (id, workflow, definition, key, correlation_id, state, params, steps, missing)
+VALUES (%(run)s, %(workflow)s, %(definition)s, %(key)s, %(correlation)s, 'pending', %(params)s::jsonb,
+        %(steps)s, %(missing)s)
+    ON CONFLICT DO NOTHING
+RETURNING id
+
+-- name: read_run
+-- The run just inserted, or the one that has its key: read in the transaction of the start.
+SELECT id, workflow, state, key, params, correlation_id, definition, steps, error, created_at, started_at,
+       finished_at
+  FROM run WHERE id = %(run)s AND %(key)s::text IS NULL
+UNION ALL
+SELECT id, workflow, state, key, params, correlation_id, definition, steps, error, created_at, started_at,
+       finished_at
+  FROM run WHERE workflow = %(workflow)s AND key = %(key)s::text
+
+-- name: copy_steps
+COPY step (run_id, idx, name, action, queue, priority, state, missing, sent, dependents, refs, inputs,
+           bindings, options) FROM STDIN

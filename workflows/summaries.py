@@ -1,0 +1,273 @@
+"""What a person wants to see of a run of any size, summed up by Postgres.
+
+The law: reads only. What comes back is as long as a screen, never as long as the run: steps are counted
+where they lie, a map and its items are one node, and every list has a limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, Text, and_, cast, distinct, extract, func, select, true
+
+from ..tasks.database import Database
+from ..tasks.errors import NotFound
+from .plan import EXPAND, GATHER, GATHER_SUFFIX
+from .records import Json, Progress
+from .states import STEP_ENDS, StepState
+from .tables import DefinitionRow, EventRow, RunRow, StepRow
+
+_BODY = StepRow.action.not_in([EXPAND, GATHER])  # a row whose body somebody wrote
+_HEX = frozenset("0123456789abcdef")
+_CANDIDATES = 5  # ids that an ambiguous one is answered with
+_NAMES = 1000  # workflows that a misspelled name is compared with
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A step as a person counts them: a map is one, with all its items."""
+
+    idx: int
+    name: str
+    action: str
+    is_map: bool
+    states: dict[StepState, int]  # of the step; of its items, where it is a map that has them
+    attempts: int
+    retries: int
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Some of a run's nodes, and how many there are in all."""
+
+    shown: list[Node]
+    total: int
+    retries: int
+    as_of: datetime  # by the clock of Postgres, like all times in the journal
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A step that runs now."""
+
+    name: str
+    attempt: int
+    seconds: float
+    progress: Json
+    worker: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """An attempt that failed, or the end of a run before its time."""
+
+    id: int
+    at: datetime
+    kind: str  # step.retry, step.failed, run.failed, run.cancelled
+    step: str | None
+    attempt: int | None
+    detail: dict[str, Json]  # type, message, delay
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The result of one of the last steps, as the beginning of its JSON text."""
+
+    name: str
+    text: str
+    size: int  # characters of the whole text
+
+
+class Summaries:
+    """Reads for screens."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def _all(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Any]:
+        with self._database.engine.connect() as connection:
+            return connection.execute(statement).all()
+
+    def find(self, text: str) -> str:
+        """The id of the only run whose id begins so. Raises NotFound."""
+        digits = text.strip().lower().replace("-", "")
+        if not digits or len(digits) > 32 or not _HEX.issuperset(digits):
+            raise NotFound("run", text, "give its id, or the beginning of it; `trellis runs` lists them")
+        if len(digits) == 32:
+            return str(UUID(digits))
+        between = RunRow.id.between(UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f")))
+        rows = self._all(select(RunRow.id).where(between).order_by(RunRow.id.desc()).limit(_CANDIDATES + 1))
+        found = [str(row[0]) for row in rows]
+        if not found:
+            raise NotFound("run", text, "no id begins so; `trellis runs` lists them")
+        if len(found) > 1:
+            more = ", …" if len(found) > _CANDIDATES else ""
+            raise NotFound("run", text, f"several ids begin so: {', '.join(found[:_CANDIDATES])}{more}")
+        return found[0]
+
+    def workflows(self) -> list[str]:
+        """The names of the workflows that the journal knows."""
+        rows = self._all(select(distinct(DefinitionRow.name)).order_by(DefinitionRow.name).limit(_NAMES))
+        return [row[0] for row in rows]
+
+    def age(self, run_id: str) -> float:
+        """Seconds since a run began, or since it was accepted where it did not begin yet."""
+        began = func.coalesce(RunRow.started_at, RunRow.created_at)
+        rows = self._all(
+            select(extract("epoch", func.clock_timestamp() - began)).where(RunRow.id == UUID(run_id))
+        )
+        return max(0.0, float(rows[0][0])) if rows else 0.0
+
+    def progress(self, run_id: str) -> Progress:
+        """How far a run is, counted in steps that somebody wrote: the engine's own are left out."""
+        rows = self._all(
+            select(StepRow.state, func.count())
+            .where(StepRow.run_id == UUID(run_id), _BODY)
+            .group_by(StepRow.state)
+        )
+        by_state = {StepState(state): count for state, count in rows}
+        done = sum(count for state, count in by_state.items() if state in STEP_ENDS)
+        return Progress(sum(by_state.values()), done, by_state)
+
+    def nodes(self, run_id: str, limit: int) -> Nodes:
+        """Nodes of a run, in the order of its graph: those that failed, those that run, then the first ones."""
+        rows = self._all(_nodes(run_id, limit))
+        if not rows:
+            return Nodes([], 0, 0, self._all(select(func.clock_timestamp()))[0][0])
+        first = rows[0]
+        shown = sorted((_node(row) for row in rows), key=lambda node: node.idx)
+        return Nodes(shown, first.total, int(first.all_retries or 0), first.as_of)
+
+    def running(self, run_id: str, limit: int) -> list[Running]:
+        """The steps that run now, the longest first."""
+        seconds = extract("epoch", func.clock_timestamp() - StepRow.started_at)
+        rows = self._all(
+            select(StepRow.name, StepRow.attempt, seconds, StepRow.progress, StepRow.worker)
+            .where(StepRow.run_id == UUID(run_id), StepRow.state == StepState.RUNNING.value)
+            .order_by(StepRow.started_at, StepRow.idx)
+            .limit(limit)
+        )
+        return [
+            Running(name, attempt, max(0.0, float(ran or 0.0)), progress, worker)
+            for name, attempt, ran, progress, worker in rows
+        ]
+
+    def incidents(self, run_id: str, limit: int, *, kind: str | None = None) -> list[Incident]:
+        """The latest incidents of a run, oldest first."""
+        wanted = true() if kind is None else EventRow.kind == kind
+        rows = self._all(
+            select(
+                EventRow.id,
+                EventRow.at,
+                EventRow.kind,
+                StepRow.name,
+                EventRow.attempt,
+                EventRow.detail.op("-")("traceback"),
+            )
+            .outerjoin(StepRow, and_(StepRow.run_id == EventRow.run_id, StepRow.idx == EventRow.idx))
+            .where(EventRow.run_id == UUID(run_id), wanted)
+            .order_by(EventRow.id.desc())
+            .limit(limit)
+        )
+        return [
+            Incident(number, at, what, step, attempt, detail or {})
+            for number, at, what, step, attempt, detail in reversed(rows)
+        ]
+
+    def endings(self, run_id: str, limit: int, characters: int) -> tuple[list[Ending], int]:
+        """The results of some of the last steps (those nothing depends on), and how many these are."""
+        text = cast(StepRow.result, Text)
+        last = (
+            StepRow.run_id == UUID(run_id),
+            func.cardinality(StepRow.dependents) == 0,
+            StepRow.state.in_([StepState.SUCCEEDED.value, StepState.FAILED.value]),
+        )
+        rows = self._all(
+            select(StepRow.name, func.left(text, characters), func.length(text))
+            .where(*last)
+            .order_by(StepRow.idx)
+            .limit(limit)
+        )
+        found = [
+            Ending(name.removesuffix(GATHER_SUFFIX), part or "null", size or 4) for name, part, size in rows
+        ]
+        total = len(found) if len(found) < limit else self._all(select(func.count()).where(*last))[0][0]
+        return found, total
+
+    def states(self, run_id: str) -> dict[str, str]:
+        """The state of every step by name, items of maps among them: for pictures."""
+        rows = self._all(select(StepRow.name, StepRow.state).where(StepRow.run_id == UUID(run_id)))
+        return dict(rows)
+
+    def needs(self, run_id: str, limit: int) -> set[tuple[str, str]]:
+        """The actions of steps that are ready, each with its queue."""
+        rows = self._all(
+            select(StepRow.action, StepRow.queue)
+            .where(StepRow.run_id == UUID(run_id), StepRow.state == StepState.READY.value)
+            .where(StepRow.due_at <= func.clock_timestamp())
+            .distinct()
+            .limit(limit)
+        )
+        return {(action, queue) for action, queue in rows}
+
+
+def _count(state: StepState) -> ColumnElement[int]:
+    return func.count().filter(_BODY, StepRow.state == state.value).label(state.value)
+
+
+def _nodes(run_id: str, limit: int) -> Select[*tuple[Any, ...]]:
+    """One row a node: the name of an item is its map's and a number in brackets."""
+    name = func.split_part(StepRow.name, "[", 1).label("name")
+    retries = func.sum(func.greatest(StepRow.attempt - 1, 0)).filter(_BODY)
+    return (
+        select(
+            func.min(StepRow.idx).label("idx"),
+            name,
+            func.max(StepRow.action).filter(_BODY).label("action"),
+            func.max(StepRow.options["map"]["action"].astext)
+            .filter(StepRow.action == EXPAND)
+            .label("mapped"),
+            func.max(StepRow.state).filter(StepRow.action == EXPAND).label("expand"),
+            func.max(StepRow.state).filter(StepRow.action == GATHER).label("gather"),
+            *(_count(state) for state in StepState),
+            func.sum(StepRow.attempt).filter(_BODY).label("attempts"),
+            retries.label("retries"),
+            func.min(StepRow.started_at).label("started_at"),
+            func.max(StepRow.finished_at).label("finished_at"),
+            func.count().over().label("total"),
+            func.sum(retries).over().label("all_retries"),
+            func.clock_timestamp().label("as_of"),
+        )
+        .where(StepRow.run_id == UUID(run_id))
+        .group_by(name)
+        .order_by(
+            (func.count().filter(StepRow.state == StepState.FAILED.value) > 0).desc(),
+            (func.count().filter(StepRow.state == StepState.RUNNING.value) > 0).desc(),
+            func.min(StepRow.idx),
+        )
+        .limit(limit)
+    )
+
+
+def _node(row: Any) -> Node:
+    counts = {state: int(row._mapping[state.value]) for state in StepState}
+    states = {state: count for state, count in counts.items() if count}
+    if row.expand is not None and not states:  # a map that has no items, or not yet
+        states = {StepState(row.gather if row.expand == StepState.SUCCEEDED.value else row.expand): 1}
+    return Node(
+        row.idx,
+        row.name,
+        row.mapped or row.action,
+        row.expand is not None,
+        states,
+        int(row.attempts or 0),
+        int(row.retries or 0),
+        row.started_at,
+        row.finished_at,
+    )

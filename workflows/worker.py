@@ -1,0 +1,96 @@
+"""What a Celery worker needs to run Trellis: the engine's own tasks, and its boot.
+
+The law: a worker that does not fit the database refuses to start and says which command helps. Celery
+loads this module by name (`imports` in celeryconfig.py), so `celery -A trellis.tasks worker` is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from billiard.process import current_process
+from celery import Task, signals
+
+from ..tasks import schema
+from ..tasks.app import app
+from ..tasks.errors import TrellisError
+from ..tasks.logs import configure
+from ..tasks.settings import current
+from . import plan, recovery
+from .client import Client
+from .dispatch import BUNDLE, unpack
+from .engine import engine
+from .limits import Process
+
+
+class EngineStep(Task):
+    """A kind of step that the engine runs itself."""
+
+    abstract = True
+    typing = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def run(self, **kwargs: Any) -> None:
+        """Run a bundle of them."""
+        run, packed = kwargs[BUNDLE]
+        engine().run_bundle(self.name, run, unpack(packed))
+
+
+app.register_task(EngineStep(plan.EXPAND))
+app.register_task(EngineStep(plan.GATHER))
+
+
+@app.task(name="trellis.tick", acks_late=False)
+def tick() -> dict[str, int]:
+    """One round of recovery; beat sends it."""
+    return recovery.tick(engine())
+
+
+@app.task(name="trellis.start", bind=True)
+def start(
+    self: Task,
+    workflow: str | dict[str, Any],
+    params: Mapping[str, Any] | None = None,
+    key: str | None = None,
+) -> str:
+    """Start a run, for applications that have only the broker; answers with the run's id.
+
+    Without a key the message's own id is one: a message that is delivered twice starts one run.
+    """
+    client = _client()
+    return client.start(workflow, params, key=key or f"message:{self.request.id}").id
+
+
+_clients: dict[int, Client] = {}
+
+
+def _client() -> Client:
+    """The client of this process; its pool opens itself anew after a fork."""
+    return _clients.setdefault(0, Client())
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: Any) -> None:
+    configure(current())
+
+
+@signals.worker_init.connect
+def _refuse_wrong_schema(**_: Any) -> None:
+    """Celery swallows a handler's exception, but not SystemExit."""
+    try:
+        with engine().database.connection() as connection:
+            schema.check(connection)
+    except TrellisError as error:
+        raise SystemExit(f"trellis: {error}") from error
+    finally:
+        # Children open their own; a parent that holds none has none to share by accident.
+        engine().database.close()
+
+
+@signals.worker_process_init.connect
+def _boot_child(**_: Any) -> None:
+    # Celery sends this signal in a solo pool too, where the process is the worker itself.
+    Process.killable = current_process().name != "MainProcess"
