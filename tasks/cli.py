@@ -22,6 +22,7 @@ from . import doctor as doctor_
 from . import schema, services, stack
 from .errors import ConfigurationError, DefinitionError, TrellisError
 from .imports import check_imports
+from .places import HOST
 from .settings import PREFIX, Settings, load
 
 GROUP = "trellis.commands"
@@ -156,7 +157,7 @@ def flower(
     ] = None,
     address: Annotated[
         str, typer.Option(help="Where it listens. Give it a password before you open it.")
-    ] = services.HOST,
+    ] = HOST,
 ) -> None:
     """Run Flower, which shows workers and tasks in the browser."""
     settings = _settings(None)

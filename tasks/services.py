@@ -23,9 +23,9 @@ from redis import RedisError
 
 from .child import Child, StopSteps
 from .errors import CommunicationError, MissingExtra
+from .places import HOST
 from .settings import PREFIX, SYSTEM_QUEUE, Settings
 
-HOST = "127.0.0.1"
 PING_SECONDS = 0.5
 PROBE_TRANSPORT = {"max_retries": 0, "socket_connect_timeout": 1, "socket_timeout": 1}  # an answer or none
 # Eight lines at each start as root. On a server it is good advice, and `trellis worker` shows it.

@@ -24,8 +24,9 @@ from .accounts import check_owner
 from .child import Child
 from .embedded import Postgres, Redis, server_lock
 from .imports import check_imports
+from .places import HOST
 from .processes import make_folder, only_one, write_private
-from .services import HOST, Beat, Flower, Worker, check_broker, free_port, has_flower, port_is_free
+from .services import Beat, Flower, Worker, check_broker, free_port, has_flower, port_is_free
 from .settings import STACK_FILE, Settings, load
 from .supervisor import Stopped, Supervisor
 
@@ -92,10 +93,7 @@ class _Stack:
             with _announced(self._settings.home, database_url, broker_url):
                 rows = [*servers, *self._programs(database_url, broker_url)]
                 supervisor.print(self._table(rows, revision))
-                logs = _short(self._settings.home / "logs")
-                supervisor.print(
-                    f"Logs: {logs}. Ctrl-C stops all. In another terminal, in this folder: trellis doctor"
-                )
+                supervisor.print(self._hint())
                 supervisor.run()
         except Stopped:
             pass
@@ -184,6 +182,12 @@ class _Stack:
                 row.service, row.address, str(row.child.pid) if row.child else "-", ", ".join(notes)
             )
         return table
+
+    def _hint(self) -> str:
+        home = self._settings.home.absolute()
+        usual = home == Path.cwd() / Settings.model_fields["home"].default
+        doctor = "in this folder: trellis doctor" if usual else f"TRELLIS_HOME={home} trellis doctor"
+        return f"Logs: {_short(home / 'logs')}. Ctrl-C stops all. In another terminal, {doctor}"
 
 
 @contextmanager

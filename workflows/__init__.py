@@ -10,6 +10,7 @@ if not __name__.startswith("trellis."):
 
 from ..tasks.retry import Retry
 from .action import Action, action
+from .aio import AsyncClient
 from .artifacts import Artifact
 from .client import Client
 from .context import Context
@@ -21,6 +22,7 @@ from .states import RunState, StepState
 __all__ = [
     "Action",
     "Artifact",
+    "AsyncClient",
     "Client",
     "Context",
     "Default",

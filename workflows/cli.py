@@ -7,24 +7,21 @@ the command line was wrong; 130: a person stopped watching and the run goes on.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from ..tasks import schema
 from ..tasks.app import app as celery
 from ..tasks.database import connect
-from ..tasks.errors import ConfigurationError, NotFound
+from ..tasks.errors import CommunicationError, ConfigurationError, NotFound
 from ..tasks.logs import configure
 from ..tasks.settings import Settings, load
-from . import arguments, files, live, registry, render, rollcall, show, sources
+from . import arguments, files, launch, live, registry, render, rollcall, show, sources
 from .client import Client
 from .definition import Workflow
 from .hints import choices
@@ -33,12 +30,7 @@ from .records import Run
 from .spec import WorkflowSpec
 from .states import RunState
 from .summaries import Summaries
-
-_PIPE_WIDTH = 160  # columns where there is no terminal to ask
-_SHOWN = 40  # steps in a table
-_RESULTS = 5
-_RESULT_CHARS = 1000
-_DETACHED = 130  # what a shell gives a command that Ctrl-C ended
+from .terminal import console, exit_code, hint, report, report_json, watch
 
 
 class Format(str, Enum):  # noqa: UP042 - typer shows the values of a str enum
@@ -59,6 +51,11 @@ class State(str, Enum):  # noqa: UP042
     cancelled = "cancelled"
 
 
+_PAST = {
+    RunState.SUCCEEDED: "succeeded",
+    RunState.FAILED: "failed",
+    RunState.CANCELLED: "was cancelled",
+}
 _SUFFIXES = {".svg": Format.svg, ".mmd": Format.mermaid, ".mermaid": Format.mermaid}
 
 Imports = Annotated[
@@ -111,21 +108,21 @@ def run(
     imports: Imports = None,
 ) -> None:
     """Start a run. Prints its id; with --wait watches it, then exits 0 if it succeeded and 1 if not."""
-    with _journal(imports) as client:
+    with _journal(_settings(imports)) as client:
         workflow = _workflow(target, client)
         values = arguments.parse(workflow.spec, params or (), params_file)
         before = None if key is None else _with_key(client, workflow.name, key)
         started = client.start(workflow, values, key=key)
         if before is not None:
-            _hint(f"the key {key!r} has this run since {show.moment(before.created_at)}: nothing new was started")
+            hint(f"the key {key!r} has this run since {show.moment(before.created_at)}: nothing new was started")
         if wait:
-            raise typer.Exit(_finish(client, _watched(client, started, as_json), as_json))
+            _end(client, watch(client, started, as_json=as_json), as_json=as_json, steps=False)
         typer.echo(show.dumps(show.run_json(started)) if as_json else started.id)
         if not started.finished:
-            _hint(f"watch it: trellis show {started.id} --watch")
+            hint(f"watch it: trellis show {started.id} --watch")
             advice = rollcall.missing(celery, _needs(workflow.spec, client.settings))
             if advice is not None:
-                _hint(advice, "bold yellow")
+                hint(advice, "bold yellow")
 
 
 def runs(
@@ -140,25 +137,28 @@ def runs(
         if as_json:
             typer.echo(show.dumps([show.run_json(each) for each in found]))
         elif found:
-            console = _console()
-            console.print(show.listing(found, console.width))
+            out = console()
+            out.print(show.listing(found, out.width))
         else:
             known = [] if workflow is None else Summaries(client.database).workflows()
             strange = workflow is not None and workflow not in known
-            _hint(f"no runs{choices(workflow or '', known, 'the workflows are') if strange else ''}")
+            hint(f"no runs{choices(workflow or '', known, 'the workflows are') if strange else ''}")
 
 
 def show_run(
     run_id: RunId,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Watch the run until it is over.")] = False,
+    watched: Annotated[bool, typer.Option("--watch", "-w", help="Watch the run until it is over.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a run: its steps with their states, times and attempts, errors and results."""
     with _journal() as client:
         found = client.get(Summaries(client.database).find(run_id))
-        if watch:
-            raise typer.Exit(_finish(client, _watched(client, found, as_json), as_json, steps=True))
-        _finish(client, found, as_json, steps=True)
+        if watched:
+            _end(client, watch(client, found, as_json=as_json), as_json=as_json, steps=True)
+        elif as_json:
+            report_json(client, found, steps=True)
+        else:
+            report(client, found)
 
 
 def cancel(
@@ -180,7 +180,7 @@ def cancel(
                 typer.echo(f"{each.id} cancelled")
             else:
                 late += 1
-                _hint(f"{each.id} is over already: it {_verb(client.get(each))}", "yellow")
+                hint(f"{each.id} is over already: it {_PAST[client.get(each).state]}", "yellow")
         raise typer.Exit(1 if late else 0)
 
 
@@ -214,9 +214,98 @@ def graph(
         output.write_text(drawing, encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{output} cannot be written: {error.strerror}") from error
-    _hint(f"written to {output}")
+    hint(f"written to {output}")
 
 
 def print_schema() -> None:
     """Print the JSON Schema of definition files, for editors and other tools."""
     typer.echo(show.dumps(files.schema()))
+
+
+def _end(client: Client, run: Run, *, as_json: bool, steps: bool) -> NoReturn:
+    """Print what became of a run, and leave with the code that says it."""
+    if as_json:
+        report_json(client, run, steps=steps)
+    else:
+        report(client, run)
+    raise typer.Exit(exit_code(run))
+
+
+def _settings(imports: list[str] | None = None) -> Settings:
+    """The settings with what the command line adds; logs go to stderr, and only what is worth a person's time."""
+    settings = load()
+    level = "warning" if settings.log_level == "info" else settings.log_level
+    configure(settings.model_copy(update={"log_level": level}))
+    names = tuple(dict.fromkeys((*settings.imports, *(imports or ()))))
+    return settings.model_copy(update={"imports": names})
+
+
+@contextmanager
+def _journal(settings: Settings | None = None) -> Iterator[Client]:
+    """A client of a database that is there and has the right tables. Raises CommunicationError, SchemaMismatch."""
+    settings = settings or _settings()
+    with connect(settings.need_database(), connect_timeout=settings.connect_timeout) as connection:
+        schema.check(connection)
+    try:
+        with Client(settings) as client:
+            yield client
+    except live.AWAY as error:
+        raise CommunicationError(f"Postgres does not answer any more: {show.one_line(str(error), 300)}") from error
+
+
+def _workflow(target: str, client: Client) -> Workflow:
+    """The workflow that a person means. Raises ConfigurationError, DefinitionError, NotFound."""
+    sources.import_all(client.settings.imports)
+    if sources.is_file(target):
+        return sources.from_file(target, lambda: rollcall.known(celery) or ())
+    try:
+        return launch.resolve(target, Queries(client.database))
+    except NotFound:
+        names = sorted({*registry.workflows.names(), *Summaries(client.database).workflows()})
+        raise _no_workflow(target, names) from None
+
+
+def _no_workflow(target: str, names: list[str]) -> NotFound:
+    return NotFound(
+        "workflow",
+        target,
+        f"a name is found in the modules of --import and TRELLIS_IMPORTS, and in the journal"
+        f"{choices(target, names, 'these know')}",
+    )
+
+
+def _with_key(client: Client, workflow: str, key: str) -> Run | None:
+    try:
+        return Queries(client.database).run_by_key(workflow, key)
+    except NotFound:
+        return None
+
+
+def _needs(spec: WorkflowSpec, settings: Settings) -> set[rollcall.Need]:
+    """What workers have to know and to listen to."""
+    found = set()
+    for step in spec.steps.values():
+        info = registry.actions.get(step.action)
+        found.add((step.action, step.queue or (info and info.queue) or settings.default_queue))
+    return found
+
+
+def _drawn(target: str, settings: Settings) -> tuple[WorkflowSpec, dict[str, str] | None]:
+    """A workflow to draw, and the states of its steps where it is a run. Files and modules need no database."""
+    sources.import_all(settings.imports)
+    if sources.is_file(target):
+        return sources.from_file(target, lambda: (), strict=False).spec, None
+    known = registry.workflows.get(target)
+    if known is not None:
+        return known.spec, None
+    with _journal(settings) as client:
+        queries, summaries = Queries(client.database), Summaries(client.database)
+        stored = queries.latest_definition(target)
+        if stored is not None:
+            return WorkflowSpec.model_validate(stored), None
+        try:
+            run_id = summaries.find(target)
+        except NotFound as error:
+            names = sorted({*registry.workflows.names(), *summaries.workflows()})
+            raise NotFound("workflow or run", target, f"{choices(target, names, 'the workflows are')[2:]}") from error
+        return client.definition(run_id), summaries.states(run_id)

@@ -35,7 +35,7 @@ from .states import RunState, StepState
 Startable = Workflow | WorkflowSpec | Mapping[str, Any] | str
 Joinable = psycopg.Connection[Any] | AlchemyConnection | Session
 
-_POLL = 1.0  # seconds between looks of somebody who waits and hears nothing
+POLL = 1.0  # seconds between looks of somebody who waits and hears nothing
 
 
 class Client:
@@ -123,6 +123,18 @@ class Client:
             dispatcher.publish(prepared.run, prepared.workflow, prepared.ready)
         return run
 
+    def submit(
+        self,
+        action: Any,
+        inputs: Mapping[str, Json] | None = None,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        connection: Joinable | None = None,
+    ) -> Run:
+        """Accept a run of one action (or its name); its step has the last part of that name. The rest as in `start`."""
+        return self.start(launch.single(action, inputs or {}), key=key, correlation_id=correlation_id, connection=connection)
+
     def cancel(self, run: Run | str) -> bool:
         """End a run now; False where it was over already.
 
@@ -155,7 +167,7 @@ class Client:
                 found = self._queries.run(run_id)
                 if found.finished:
                     return found
-                left = _POLL if deadline is None else min(_POLL, deadline - time.monotonic())
+                left = POLL if deadline is None else min(POLL, deadline - time.monotonic())
                 if left <= 0:
                     assert timeout is not None
                     raise WaitTimeout(run_id, found.state, timeout)

@@ -14,7 +14,17 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import NoneType
-from typing import Annotated, Any, NoReturn, NotRequired, Required, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    NamedTuple,
+    NoReturn,
+    NotRequired,
+    Required,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -54,6 +64,7 @@ class Contract:
     input_schema: dict[str, Any]
     output_schema: dict[str, Any] | None
     _check_inputs: Callable[[Any], dict[str, Any]]
+    _check_more: Callable[[Any], dict[str, Any]] | None  # of **more: int
     _checks: dict[str, Callable[[Any], Any]]
     _check_output: Callable[[Any], Any] | None
     _to_plain: Callable[..., Any]
@@ -66,45 +77,29 @@ class Contract:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise DefinitionError(f"action {name!r} yields; an action returns one value: return a list")
         hints = _resolved_hints(function, name)
-        signature = inspect.signature(function)
-        context: str | None = None
-        inputs: dict[str, Input] = {}
-        accepts_any = False
-        for parameter in signature.parameters.values():
-            annotation = hints.get(parameter.name, Any)
-            _refuse_shape(parameter, name)
-            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                accepts_any = True
-            elif _is_context(annotation):
-                if context is not None:
-                    raise DefinitionError(
-                        f"action {name!r} asks for the context twice: keep {context!r} only"
-                    )
-                context = parameter.name
-            else:
-                inputs[parameter.name] = _input(parameter, annotation)
-        single = {
-            each.name: _adapter(name, f"parameter {each.name!r}", each.annotation) for each in inputs.values()
-        }
-        adapter = _inputs_adapter(name, inputs, accepts_any)
+        taken = _taken(function, hints, name)
+        single = {each.name: _adapter(name, each.name, each.annotation) for each in taken.inputs.values()}
+        adapter = _inputs_adapter(name, taken)
+        more = None if taken.more in _UNTYPED else _adapter(name, "**", dict[str, taken.more])  # type: ignore[name-defined]
         returns = hints.get("return", _EMPTY)
-        output = None if returns in _UNTYPED else _output_adapter(name, returns)
+        output = None if returns in _UNTYPED else _adapter(name, "return", returns)
         return cls(
             name=name,
             function=function,
             is_async=inspect.iscoroutinefunction(function),
-            context_parameter=context,
-            inputs=inputs,
-            accepts_any=accepts_any,
-            input_schema=_input_schema(name, adapter, inputs, single),
+            context_parameter=taken.context,
+            inputs=taken.inputs,
+            accepts_any=taken.more is not _EMPTY,
+            input_schema=_input_schema(name, adapter, taken.inputs, single),
             output_schema=None
             if output is None
             else _schema(name, "the return type", output, "serialization"),
             _check_inputs=adapter.validator.validate_python,
+            _check_more=None if more is None else more.validator.validate_python,
             _checks={each: one.validator.validate_python for each, one in single.items()},
             _check_output=None if output is None else output.validator.validate_python,
             _to_plain=to_jsonable_python if output is None else output.serializer.to_python,
-            _needs_inputs=any(each.required for each in inputs.values()),
+            _needs_inputs=any(each.required for each in taken.inputs.values()),
             _null_output=returns in _UNTYPED or returns is NoneType or NoneType in get_args(returns),
         )
 
@@ -118,7 +113,12 @@ class Contract:
         ):  # saves the call into pydantic-core for bodies without inputs
             return {}
         try:
-            return self._check_inputs(inputs)
+            found = self._check_inputs(inputs)
+            if self._check_more is not None:
+                found.update(
+                    self._check_more({each: found[each] for each in found.keys() - self.inputs.keys()})
+                )
+            return found
         except ValidationError as error:
             raise InputError(self.name, self.problems(error)) from None
 
@@ -201,6 +201,32 @@ def _resolved_hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
         ) from error
 
 
+class _Taken(NamedTuple):
+    """What a function takes: inputs, the context's parameter, and the type of **keywords (empty: none)."""
+
+    inputs: dict[str, Input]
+    context: str | None
+    more: Any
+
+
+def _taken(function: Callable[..., Any], hints: Mapping[str, Any], name: str) -> _Taken:
+    inputs: dict[str, Input] = {}
+    context: str | None = None
+    more: Any = _EMPTY
+    for parameter in inspect.signature(function).parameters.values():
+        annotation = hints.get(parameter.name, Any)
+        _refuse_shape(parameter, name)
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            more = annotation
+        elif _is_context(annotation):
+            if context is not None:
+                raise DefinitionError(f"action {name!r} asks for the context twice: keep {context!r} only")
+            context = parameter.name
+        else:
+            inputs[parameter.name] = _input(parameter, annotation)
+    return _Taken(inputs, context, more)
+
+
 def _refuse_shape(parameter: inspect.Parameter, name: str) -> None:
     if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
         raise DefinitionError(
@@ -239,26 +265,23 @@ def _input(parameter: inspect.Parameter, annotation: Any) -> Input:
     )
 
 
-def _inputs_adapter(name: str, inputs: Mapping[str, Input], accepts_any: bool) -> TypeAdapter[Any]:
+def _inputs_adapter(name: str, taken: _Taken) -> TypeAdapter[Any]:
     """One typed-dict validator for all inputs: dicts in and out, so that no model instance is ever made."""
     fields = {
         each.name: Required[each.annotation] if each.required else NotRequired[each.annotation]
-        for each in inputs.values()
+        for each in taken.inputs.values()
     }
     make: Any = TypedDict  # from a name and fields that type checkers cannot know
     shape = make(name, fields)
-    shape.__pydantic_config__ = ConfigDict(**_CONFIG, extra="allow" if accepts_any else "forbid")
+    shape.__pydantic_config__ = ConfigDict(**_CONFIG, extra="forbid" if taken.more is _EMPTY else "allow")
     return TypeAdapter(shape)
 
 
-def _output_adapter(name: str, returns: Any) -> TypeAdapter[Any]:
-    return _adapter(name, "the return type", returns)
-
-
-def _adapter(name: str, what: str, annotation: Any) -> TypeAdapter[Any]:
+def _adapter(name: str, parameter: str, annotation: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(annotation)
     except PydanticUserError as error:
+        what = "the return type" if parameter == "return" else f"parameter {parameter!r}"
         raise DefinitionError(
             f"action {name!r}: {what} ({_type_name(annotation)}) has no JSON form: use JSON types, a "
             "dataclass, a TypedDict or a pydantic model; large data travels as an Artifact"

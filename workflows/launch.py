@@ -7,6 +7,7 @@ that can be refused is refused before that transaction begins.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -72,6 +73,15 @@ def resolve(workflow: Workflow | WorkflowSpec | Mapping[str, Any] | str, queries
             f"this process knows {names}; import its module, or name it in TRELLIS_IMPORTS",
         )
     return Workflow.from_dict(stored)
+
+
+def single(action: Any, inputs: Mapping[str, Json]) -> Workflow:
+    """A workflow of one step. Raises DefinitionError for an unknown action or wrong inputs."""
+    name = action if isinstance(action, str) else action.name
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    workflow = Workflow(safe, register=False)
+    workflow.step(safe.rpartition(".")[2] or safe, action, inputs=inputs)
+    return workflow
 
 
 def prepare(

@@ -18,6 +18,7 @@ from ..tasks.errors import CommunicationError
 from ..tasks.logs import get_logger
 
 CHANNEL = "trellis_run"
+_MOMENT = 0.1  # seconds that a first waiter gives the connection
 _PAUSE = 1.0  # seconds before another try to connect; also how soon `close` is noticed
 
 log = get_logger("trellis.listener")
@@ -43,7 +44,7 @@ class Listener:
                 self._thread = threading.Thread(target=self._run, name="trellis-listener", daemon=True)
                 self._thread.start()
         # What ends before LISTEN stands is seen by the look that follows; waiting a moment saves a poll.
-        self._listening.wait(_PAUSE)
+        self._listening.wait(_MOMENT)
         try:
             yield
         finally:

@@ -15,19 +15,18 @@ from types import TracebackType
 from typing import Protocol, Self
 
 import psycopg
-from psycopg_pool import PoolTimeout
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from ..tasks.app import app
 from ..tasks.errors import CommunicationError
 from . import rollcall, show
 from .client import Client
 from .records import Progress, Run
-from .states import STEP_ENDS, StepState
+from .states import StepState
 from .summaries import Running, Summaries
 
 _LOOK = 0.25  # seconds between looks at least
@@ -41,7 +40,7 @@ _LINE_EVERY = 2.0  # seconds between plain lines
 _LINE_MAX = 60.0
 _BAR = 40
 
-_AWAY = (CommunicationError, SQLAlchemyError, psycopg.Error, PoolTimeout)
+AWAY = (OperationalError, InterfaceError, psycopg.OperationalError, psycopg.InterfaceError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ class _Watch:
                 self._summaries.running(self._run_id, _SHOWN),
             )
             incidents = self._summaries.incidents(self._run_id, _INCIDENTS)
-        except _AWAY as error:
+        except (CommunicationError, *AWAY) as error:
             if not self._away:
                 self._view.tell(
                     Text(
@@ -211,9 +210,9 @@ class Screen:
 def _bar(progress: Progress, width: int) -> Text:
     """How far, in the colours of what became of the steps."""
     bar, filled = Text(), 0
-    for state in STEP_ENDS:
-        share = round(width * progress.by_state.get(state, 0) / max(1, progress.total))
-        bar.append("━" * share, show.STYLES[state.value])
+    for state in ("succeeded", "failed", "skipped", "cancelled"):
+        share = width * progress.by_state.get(StepState(state), 0) // max(1, progress.total)
+        bar.append("━" * share, show.STYLES[state])
         filled += share
     bar.append("━" * max(0, width - filled), "bright_black")
     percent = 100 * progress.done // max(1, progress.total)

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from .overview import STATES, SYMBOLS
 from .records import Json, Progress, Run, Step
-from .states import STEP_ENDS, RunState, StepState
+from .states import STEP_ENDS, StepState
 from .summaries import Ending, Incident, Node, Nodes
 
 STYLES = {

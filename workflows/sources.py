@@ -15,12 +15,15 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ..tasks.errors import ConfigurationError, DefinitionError
 from ..tasks.imports import check_imports
-from . import files
+from . import files, registry
+from .contract import Contract
 from .definition import Workflow
 from .hints import choices, did_you_mean, listed
+from .registry import ActionInfo
 
 DEFINITIONS = (".yaml", ".yml", ".json")
 
@@ -50,11 +53,14 @@ def is_file(target: str) -> bool:
     return path.suffix in (".py", *DEFINITIONS) or os.sep in target or (bool(path.suffix) and path.is_file())
 
 
-def from_file(target: str, known_to_workers: Callable[[], Iterable[str]]) -> Workflow:
+def from_file(
+    target: str, known_to_workers: Callable[[], Iterable[str]], *, strict: bool = True
+) -> Workflow:
     """The workflow in a file; `file.py:name` names one of several.
 
     known_to_workers: the names of the tasks that workers have; asked where a file could be imported under
         more than one name.
+    strict: whether a definition's actions have to be known here.
 
     Raises ConfigurationError, DefinitionError.
     """
@@ -62,12 +68,26 @@ def from_file(target: str, known_to_workers: Callable[[], Iterable[str]]) -> Wor
     if not path.is_file():
         raise ConfigurationError(f"there is no file {str(path)!r}{near(path)}")
     if path.suffix in DEFINITIONS:
-        return files.workflow(path)
+        return files.workflow(path, catalogue=registry.actions if strict else _Lenient())
     if path.suffix != ".py":
         raise ConfigurationError(
             f"{str(path)!r} is neither a .py file nor a definition ({listed(DEFINITIONS)})"
         )
     return _pick(_module(path.resolve(), known_to_workers), path, name)
+
+
+class _Lenient:
+    """The actions of this process, and any other that takes and gives anything."""
+
+    def get(self, name: str) -> ActionInfo | None:
+        return registry.actions.get(name) or ActionInfo(name, Contract.of(_anything, name))
+
+    def names(self) -> list[str]:
+        return registry.actions.names()
+
+
+def _anything(**_: Any) -> Any:
+    return None
 
 
 def _split(target: str) -> tuple[Path, str]:

@@ -25,9 +25,6 @@ class Report(BaseModel):
     late_share: float
     departure_delay: float
     arrival_delay: float
-    longest_carrier: str
-    longest_hour: str
-    longest_weather: str
 
 
 @action(name="flights.report")
@@ -76,14 +73,7 @@ def report(
         late_share=total.late_share,
         departure_delay=total.departure_delay,
         arrival_delay=total.arrival_delay,
-        longest_carrier=_longest(carriers),
-        longest_hour=_longest(hours),
-        longest_weather=_longest(weather),
     )
-
-
-def _longest(groups: list[Group]) -> str:
-    return max(groups, key=lambda group: group.departure_delay or 0.0).group
 
 
 def _replace(path: Path, content: bytes) -> Path:

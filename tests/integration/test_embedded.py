@@ -19,7 +19,7 @@ import psycopg
 import pytest
 import redis
 
-from trellis.tasks import embedded, processes
+from trellis.tasks import embedded, places, processes
 from trellis.tasks.embedded import Servers
 from trellis.tasks.errors import ConfigurationError, MissingExtra, StateError
 
@@ -146,7 +146,7 @@ def test_a_port_that_was_taken_in_the_meantime_is_replaced(tmp_path: Path) -> No
     server = embedded.Redis(tmp_path)
     server.prepare()
     with socket.socket() as other:
-        other.bind((embedded.HOST, server.port))
+        other.bind((places.HOST, server.port))
         other.listen()
         again = embedded.Redis(tmp_path)
         again.start()

@@ -44,6 +44,27 @@ def numbers(n: int) -> list[int]:
     return list(range(n))
 
 
+@action(name="combine")
+def combine(parts: list[Any], number: int) -> int:
+    """A number plus all parts; a list counts as its sum."""
+    return number + sum(sum(part) if isinstance(part, list) else part for part in parts)
+
+
+@action(name="combine_and_fail")
+def combine_and_fail(parts: list[Any], number: int) -> int:
+    """Looks at its inputs and fails."""
+    raise RuntimeError(f"{len(parts)} parts and {number}")
+
+
+@action(name="combine_flaky", retries=Retry(attempts=2, base=0, jitter=0))
+def combine_flaky(parts: list[Any], number: int, ledger: str, ctx: Context) -> int:
+    """Fails on its first attempt."""
+    record(ledger, ctx)
+    if ctx.attempt == 1:
+        raise ConnectionError("the first attempt")
+    return combine.contract.function(parts, number)
+
+
 @action(name="effect")
 def effect(ledger: str, ctx: Context, value: Any = None) -> Any:
     """Leaves a line in the ledger."""
@@ -97,6 +118,14 @@ def sleeps(ledger: str, ctx: Context) -> None:
     """Sleeps much longer than it may."""
     record(ledger, ctx)
     time.sleep(600)
+
+
+@action(name="naps", timeout=0.5)
+def naps(ledger: str, ctx: Context) -> None:
+    """Many short sleeps, longer in all than it may."""
+    record(ledger, ctx)
+    for _ in range(6000):
+        time.sleep(0.01)
 
 
 @action(name="spins", timeout=1.0)

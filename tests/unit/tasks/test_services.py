@@ -11,6 +11,7 @@ import pytest
 
 from trellis.tasks import services
 from trellis.tasks.errors import CommunicationError, MissingExtra
+from trellis.tasks.places import HOST
 from trellis.tasks.settings import SYSTEM_QUEUE, Settings
 
 SETTINGS = Settings(database_url="postgresql://h/d", broker_url="redis://h:1/0", imports=("shop.flows",))
@@ -52,7 +53,7 @@ def test_flower_without_its_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyP
 
 def test_a_taken_port_is_seen() -> None:
     with socket.socket() as server:
-        server.bind((services.HOST, 0))
+        server.bind((HOST, 0))
         server.listen()
         assert not services.port_is_free(server.getsockname()[1])
     assert services.port_is_free(services.free_port())
@@ -60,4 +61,4 @@ def test_a_taken_port_is_seen() -> None:
 
 def test_a_broker_that_is_not_there_is_reported_at_once() -> None:
     with pytest.raises(CommunicationError, match="cannot reach the broker"):
-        services.check_broker(f"redis://{services.HOST}:{services.free_port()}/0")
+        services.check_broker(f"redis://{HOST}:{services.free_port()}/0")

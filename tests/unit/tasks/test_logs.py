@@ -1,0 +1,61 @@
+"""Logs: one format, no secrets."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from trellis.tasks.logs import bound, configure, get_logger, redact
+from trellis.tasks.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("redis://:pw@h:1/0 and postgresql://u:pw@h/db", "redis://:***@h:1/0 and postgresql://u:***@h/db"),
+        ({"password": "x", "user": "y", "nested": [{"api_key": "z"}]}, {"password": "***", "user": "y", "nested": [{"api_key": "***"}]}),
+        ({"Authorization": "Bearer x", "token_count": None}, {"Authorization": "***", "token_count": None}),
+        (7, 7),
+    ],
+)  # fmt: skip
+def test_secrets_are_taken_out_at_any_depth(value: object, expected: object) -> None:
+    """By the name of the field, and out of addresses."""
+    assert redact(value) == expected
+
+
+def test_lines_are_json_with_what_is_bound_whoever_writes_them() -> None:
+    """structlog and the standard library alike; exceptions included."""
+    out = io.StringIO()
+    configure(Settings(log_format="json"), stream=out)
+    with bound(run="r1", step="s", attempt=2):
+        get_logger("mine").info("said", n=1)
+        try:
+            raise ValueError("postgresql://u:pw@h/db")
+        except ValueError:
+            logging.getLogger("theirs").exception("went wrong")
+    ours, theirs = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert (ours["event"], ours["n"], ours["run"], ours["attempt"]) == ("said", 1, "r1", 2)
+    assert (theirs["event"], theirs["step"], theirs["level"]) == ("went wrong", "s", "error")
+    assert "u:***@h" in theirs["exception"]
+
+
+def test_the_console_format_and_the_level() -> None:
+    """For people; below the level there is silence."""
+    out = io.StringIO()
+    configure(Settings(log_format="console", log_level="warning"), stream=out)
+    get_logger("mine").info("quiet")
+    get_logger("mine").warning("loud", where="here")
+    assert "quiet" not in out.getvalue()
+    assert "loud" in out.getvalue()
+    assert "where=here" in out.getvalue()

@@ -1,0 +1,108 @@
+"""The client for asyncio: the same verbs, each awaited.
+
+The law: thin. A call runs the sync client in a thread; only `wait` does not, since a thread for each waiting
+coroutine would run out of threads: it is woken by the client's listener, and looks now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from ..tasks.errors import WaitTimeout
+from ..tasks.settings import Settings
+from .client import POLL, Client, Startable
+from .records import Event, Json, Progress, Run, Step
+from .states import RunState
+
+
+class AsyncClient:
+    """Starts runs and reads them back, from coroutines. Use it with `async with`."""
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        database_url: str | None = None,
+        broker_url: str | None = None,
+    ) -> None:
+        self.sync = Client(settings, database_url=database_url, broker_url=broker_url)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.sync.close)
+
+    async def start(
+        self,
+        workflow: Startable,
+        params: Mapping[str, Json] | None = None,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> Run:
+        """See `Client.start`. A transaction of the caller's cannot be joined across threads."""
+        return await asyncio.to_thread(
+            self.sync.start, workflow, params, key=key, correlation_id=correlation_id
+        )
+
+    async def cancel(self, run: Run | str) -> bool:
+        """See `Client.cancel`."""
+        return await asyncio.to_thread(self.sync.cancel, run)
+
+    async def get(self, run: Run | str) -> Run:
+        """See `Client.get`."""
+        return await asyncio.to_thread(self.sync.get, run)
+
+    async def wait(self, run: Run | str, timeout: float | None = None) -> Run:
+        """See `Client.wait`; holds no thread."""
+        loop = asyncio.get_running_loop()
+        heard = asyncio.Event()
+        found = await self.get(run)
+        deadline = None if timeout is None else loop.time() + timeout
+        with self.sync.ended(found, lambda: loop.call_soon_threadsafe(heard.set)):
+            while True:
+                heard.clear()
+                found = await self.get(found)
+                if found.finished:
+                    return found
+                left = POLL if deadline is None else min(POLL, deadline - loop.time())
+                if left <= 0:
+                    assert timeout is not None
+                    raise WaitTimeout(found.id, found.state, timeout)
+                try:
+                    await asyncio.wait_for(heard.wait(), left)
+                except TimeoutError:
+                    continue
+
+    async def result(self, run: Run | str, step: str | None = None) -> Json:
+        """See `Client.result`."""
+        return await asyncio.to_thread(self.sync.result, run, step)
+
+    async def list(
+        self,
+        workflow: str | None = None,
+        *,
+        state: RunState | str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> Sequence[Run]:
+        """See `Client.list`."""
+        return await asyncio.to_thread(self.sync.list, workflow, state=state, before=before, limit=limit)
+
+    async def steps(self, run: Run | str) -> Sequence[Step]:
+        """See `Client.steps`."""
+        return await asyncio.to_thread(self.sync.steps, run)
+
+    async def progress(self, run: Run | str) -> Progress:
+        """See `Client.progress`."""
+        return await asyncio.to_thread(self.sync.progress, run)
+
+    async def events(self, run: Run | str) -> Sequence[Event]:
+        """See `Client.events`."""
+        return await asyncio.to_thread(self.sync.events, run)
