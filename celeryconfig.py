@@ -36,6 +36,11 @@ broker_transport_options = {
     "socket_connect_timeout": 5,
     "health_check_interval": 25,
     "retry_on_timeout": True,
+    # Whoever publishes gives up soon: the steps are in the journal. Without this a sender waits for ever.
+    "max_retries": 2,
+    "interval_start": 0.0,
+    "interval_step": 0.2,
+    "interval_max": 0.5,
 }
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None  # a worker outlives any outage of Redis
@@ -65,7 +70,7 @@ task_send_sent_event = False  # Flower learns of a task when it is received; one
 # --- limits and shutdown
 worker_max_tasks_per_child = None  # set it with `--max-tasks-per-child` where bodies leak
 worker_eta_task_limit = 1000  # timers live in Postgres; nobody may hoard ETA messages in a worker
-worker_soft_shutdown_timeout = _settings.shutdown_seconds  # SIGTERM: running steps may finish first
+worker_soft_shutdown_timeout = 0.0  # a flat sleep; trellis.workflows.worker bounds the warm shutdown instead
 worker_enable_soft_shutdown_on_idle = False
 worker_proc_alive_timeout = 30.0  # seconds for a child to come up on a busy machine
 worker_hijack_root_logger = False  # structured logs are set up by trellis.tasks.logs

@@ -25,7 +25,8 @@ fi
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 status=0
-.venv/bin/coverage run .venv/bin/pytest "${arguments[@]}" | tee "$log" || status=$?
+# Folders as well as the names in pyproject.toml: Alembic loads migrations by their files.
+.venv/bin/coverage run --source="$PWD/tasks,$PWD/memory,$PWD/workflows,$PWD/agents" .venv/bin/pytest "${arguments[@]}" | tee "$log" || status=$?
 .venv/bin/coverage combine --quiet
 .venv/bin/coverage report || status=$?
 tail -n 1 "$log"

@@ -56,19 +56,22 @@ class Durable:
     def run(self, workflow: Workflow) -> float:
         """Seconds of one run."""
         began = time.perf_counter()
-        run = self.client.start(workflow)
-        ended = self.client.wait(run, PATIENCE)
+        ended = self.client.wait(self.client.start(workflow), PATIENCE)
         seconds = time.perf_counter() - began
-        self.check(ended)
+        self._check(ended)
         return seconds
 
-    def check(self, run: Run) -> None:
+    def finish(self, run: Run) -> Run:
+        """Wait for the end of a run."""
+        ended = self.client.wait(run, PATIENCE)
+        self._check(ended)
+        return ended
+
+    def _check(self, run: Run) -> None:
         """Whether every step of an ended run is done."""
-        progress = self.client.progress(run)
-        if run.state is not RunState.SUCCEEDED or progress.done != run.steps:
-            raise RuntimeError(
-                f"run {run.id} ended as {run.state}: {progress.done} of {run.steps} steps, {run.error}"
-            )
+        done = self.client.progress(run).done
+        if run.state is not RunState.SUCCEEDED or done != run.steps:
+            raise RuntimeError(f"run {run.id} is {run.state}: {done} of {run.steps} steps, {run.error}")
 
     def close(self) -> None:
         """Close the client."""

@@ -30,13 +30,18 @@ ACTIONS = "actions"  # the module that workers import
 
 
 @contextmanager
-def servers() -> Iterator[tuple[embedded.Servers, Path]]:
-    """Postgres and Redis in a new folder, which is removed at the end."""
+def folder() -> Iterator[Path]:
+    """A new folder, removed at the end."""
     OUT.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=OUT, prefix="stack-") as folder:
-        home = Path(folder)
-        with embedded.servers(home / "servers") as running:
-            yield running, home
+    with tempfile.TemporaryDirectory(dir=OUT, prefix="stack-") as made:
+        yield Path(made)
+
+
+@contextmanager
+def servers() -> Iterator[tuple[embedded.Servers, Path]]:
+    """Postgres and Redis in a new folder."""
+    with folder() as home, embedded.servers(home / "servers") as running:
+        yield running, home
 
 
 def new_database(running: embedded.Servers, name: str) -> str:

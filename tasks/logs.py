@@ -7,35 +7,14 @@ Every value passes `redact`, so a password in an address or a field named like o
 from __future__ import annotations
 
 import logging
-import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any, cast
 
 import structlog
 
+from .redaction import redact
 from .settings import Settings
-
-HIDDEN = "***"
-_SECRET_NAME = re.compile(
-    r"pass(word|wd|phrase)?$|secret|token|api_?key|authorization|credential|private_?key|cookie",
-    re.IGNORECASE,
-)
-_ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://[^\s:/@]*):(?P<password>[^\s@/]+)@", re.IGNORECASE)
-
-
-def redact(value: Any, name: str = "") -> Any:
-    """The value with passwords in addresses and secret-named fields replaced by ***, at any depth."""
-    if name and _SECRET_NAME.search(name) and value is not None:
-        return HIDDEN
-    if isinstance(value, str):
-        return _ADDRESS.sub(rf"\g<scheme>:{HIDDEN}@", value)
-    if isinstance(value, Mapping):
-        return {key: redact(item, str(key)) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(item) for item in value]
-    return value
-
 
 def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in event.items():
@@ -68,6 +47,7 @@ def configure(settings: Settings, *, stream: Any = None) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    handler.addFilter(_NoTicks())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
@@ -81,6 +61,13 @@ def configure(settings: Settings, *, stream: Any = None) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+class _NoTicks(logging.Filter):
+    """Celery tells of every task that it received and finished; of a tick each second that is noise."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno > logging.INFO or "trellis.tick" not in record.getMessage()
 
 
 def _keep(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import ConfigurationError
+from .redaction import redact
 
 PREFIX = "TRELLIS_"
 STACK_FILE = "stack.json"
@@ -94,7 +95,7 @@ class Settings(BaseSettings):
     value_max_bytes: int = Field(
         1_048_576,
         ge=1024,
-        description="JSON bytes of one step's inputs or result; larger data are artifacts.",
+        description="JSON bytes of one result, or of a run's parameters; larger data are artifacts.",
     )
     definition_max_bytes: int = Field(
         33_554_432, ge=1024, description="JSON bytes of one workflow definition (100,000 steps take 10 MB)."
@@ -219,7 +220,8 @@ def load(**overrides: Any) -> Settings:
             name = str(problem["loc"][0])
             field = Settings.model_fields.get(name)
             about = f" ({field.description})" if field and field.description else ""
-            lines.append(f"{PREFIX}{name.upper()}={problem['input']!r}: {problem['msg']}{about}")
+            shown = redact(problem["input"], name)
+            lines.append(f"{PREFIX}{name.upper()}={shown!r}: {problem['msg']}{about}")
         raise ConfigurationError("\n".join(lines)) from error
 
 

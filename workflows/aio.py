@@ -65,7 +65,11 @@ class AsyncClient:
         heard = asyncio.Event()
         found = await self.get(run)
         deadline = None if timeout is None else loop.time() + timeout
-        with self.sync.ended(found, lambda: loop.call_soon_threadsafe(heard.set)):
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(heard.set)
+
+        with self.sync.ended(found, wake):
             while True:
                 heard.clear()
                 found = await self.get(found)

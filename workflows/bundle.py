@@ -12,10 +12,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
+import psycopg
 import structlog
 
+from ..tasks.errors import CommunicationError, StateError
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
 from . import growth, plan
@@ -31,6 +34,7 @@ from .registry import ActionInfo, Actions
 
 log = get_logger("trellis.bundle")
 
+_JOURNAL_GONE = (psycopg.Error, CommunicationError)
 _MIN_COST_MS = 0.02  # what a step costs even if its body costs nothing
 
 
@@ -90,7 +94,9 @@ class Bundle:
                 if alone or not self._todo or self._full() or (outcome is not None and outcome.fatal):
                     self._flush(ahead=True)
         except BaseException:
-            self.relieve()  # a shutdown: what was not begun need not wait for its lease to run out
+            # A shutdown, or the journal is gone: what was not begun need not wait for its lease to run out.
+            with suppress(*_JOURNAL_GONE):
+                self.relieve()
             raise
         finally:
             keeper.unwatch(self)
@@ -144,6 +150,10 @@ class Bundle:
                 )
             if info is None:
                 raise LookupError(f"this worker does not know action {step.action!r}")
+        except _JOURNAL_GONE:
+            raise  # not the step's fault: its lease runs out, and it runs again
+        except StateError:
+            return None  # the run was ended meanwhile
         except Exception as error:
             return failed(step, error, began)
         return self._execute(step, info, inputs)

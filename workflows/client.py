@@ -255,8 +255,11 @@ def _driver_connection(joined: Joinable) -> Connection:
             f"connection={type(joined).__name__}: pass a psycopg (version 3) connection, or a SQLAlchemy connection "
             "or Session on `postgresql+psycopg://…`"
         )
-    if driver.autocommit and driver.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
-        raise ConfigurationError(
-            "connection= is in autocommit mode outside a transaction: open one with `with connection.transaction():`"
-        )
+    if driver.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+        if driver.autocommit:
+            raise ConfigurationError(
+                "connection= is in autocommit mode outside a transaction: open one with "
+                "`with connection.transaction():`"
+            )
+        driver.execute("SELECT 1")  # begins the caller's transaction; else ours would be a whole one and commit
     return driver

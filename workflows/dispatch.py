@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
@@ -22,6 +23,7 @@ from .durations import Durations, bundle_size
 from .records import Ready
 
 BUNDLE = "trellis_bundle"  # the one argument of a bundle's message
+BROKER_GONE = (OperationalError, RedisError, OSError)
 _PIPELINE = 500  # messages in one write to the broker
 
 log = get_logger("trellis.dispatch")
@@ -69,7 +71,7 @@ class Dispatcher:
             with self._app.producer_or_acquire() as producer, producer.batch(max_size=_PIPELINE):
                 for bundle in bundles:
                     self._send(producer, run, workflow, group, bundle)
-        except (OperationalError, OSError) as error:
+        except BROKER_GONE as error:
             log.warning("publish.failed", run=run, messages=len(bundles), error=str(error))
             return 0
         return len(bundles)
@@ -110,6 +112,5 @@ class Dispatcher:
 
     def dry(self, queue: str) -> bool:
         """Whether the broker holds no message for a queue: then what was published and not claimed is lost."""
-        with self._app.connection_for_write() as connection:
-            channel = connection.default_channel
-            return bool(channel._size(queue) == 0)
+        with self._app.connection_or_acquire() as connection:
+            return bool(connection.default_channel._size(queue) == 0)

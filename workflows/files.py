@@ -184,7 +184,7 @@ class _Builder:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._refuse(key_node, "a key is a text")
             key = key_node.value
-            if key == "<<":
+            if key == "<<" and not key_node.style:  # in quotes it is a key like any other
                 self._refuse(key_node, "merge keys (<<) are not read: write the fields out")
             if key in found:
                 self._refuse(

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from kombu.exceptions import OperationalError
-
 from ..tasks.errors import StepTimeout, WorkerLost
 from ..tasks.logs import get_logger
 from ..tasks.retry import Retry
 from ..tasks.settings import Settings
-from .dispatch import Dispatcher
+from .dispatch import BROKER_GONE, Dispatcher
 from .engine import Engine
 from .execution import describe, settle
 from .journal import Journal
@@ -70,7 +68,7 @@ def _take(journal: Journal, dispatcher: Dispatcher, queue: str, *, sent: bool, a
 def _dry(dispatcher: Dispatcher, queue: str) -> bool:
     try:
         return dispatcher.dry(queue)
-    except (OperationalError, OSError):
+    except BROKER_GONE:
         return False
 
 

@@ -121,9 +121,11 @@ class WorkflowSpec(BaseModel):
     params: dict[Name, dict[str, JsonValue]] = Field(
         default_factory=dict,
         description="The run's parameters: name to JSON Schema. A `default` inside makes one optional.",
+        json_schema_extra={"additionalProperties": False},
     )
     steps: dict[Name, StepSpec] = Field(
-        description="The steps by name, in any order. Names are letters, digits, _ and -."
+        description="The steps by name, in any order. Names are letters, digits, _ and -.",
+        json_schema_extra={"additionalProperties": False, "minProperties": 1},
     )
 
     @cached_property

@@ -6,6 +6,9 @@ loads this module by name (`imports` in celeryconfig.py), so `celery -A trellis.
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,3 +97,15 @@ def _refuse_wrong_schema(**_: Any) -> None:
 def _boot_child(**_: Any) -> None:
     # Celery sends this signal in a solo pool too, where the process is the worker itself.
     Process.killable = current_process().name != "MainProcess"
+
+
+@signals.worker_shutting_down.connect
+def _bound_shutdown(how: str, **_: Any) -> None:
+    """A warm shutdown waits for running steps, however long they take; after the grace it becomes a cold one.
+
+    Celery's own soft shutdown is a sleep of the whole time, even when everything is done after a second.
+    """
+    if how == "Warm":
+        timer = threading.Timer(current().shutdown_seconds, os.kill, (os.getpid(), signal.SIGQUIT))
+        timer.daemon = True
+        timer.start()

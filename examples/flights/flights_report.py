@@ -120,7 +120,7 @@ def _head(total: Group, tables: list[Table], joined: Joined) -> str:
         [
             table.name,
             f"{table.rows:,}",
-            ", ".join(f"{name} {count:,}" for name, count in table.nulls.items()) or "none",
+            ", ".join(f"{name} {table.nulls[name]:,}" for name in sorted(table.nulls)) or "none",
             str(table.attempt),
             f"{joined.unmatched[table.name]:,}" if table.name in joined.unmatched else "–",  # noqa: RUF001
         ]

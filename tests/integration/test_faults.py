@@ -299,3 +299,17 @@ def test_a_client_without_a_broker_starts_runs_all_the_same(stack: Stack) -> Non
     with Client(stack.settings.model_copy(update={"broker_url": None})) as client:
         run = client.start(_later(stack, 3))
         assert client.wait(run, timeout=10).state is RunState.SUCCEEDED
+
+
+def test_a_shutdown_is_bounded_and_the_step_runs_again_elsewhere(stack: Stack, gate: Path) -> None:
+    """SIGTERM: the worker waits for the running body no longer than its grace, then another one takes over."""
+    first = stack.worker("first", TRELLIS_SHUTDOWN_SECONDS="0.5")
+    stack.beat()
+    run = stack.client.start(chain(stack, "shutdown", gate, 3)).id
+    eventually(begun(stack))
+    first.popen.terminate()
+    eventually(lambda: first.popen.poll() is not None, seconds=15, what="the worker ends")
+    stack.worker("second")
+    eventually(begun(stack, times=2))
+    gate.touch()
+    finished_once(stack, run)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
-from trellis.tasks.logs import bound, configure, get_logger, redact
+from trellis.tasks.logs import bound, configure, get_logger
+from trellis.tasks.redaction import redact
 from trellis.tasks.settings import Settings
 
 
@@ -59,3 +60,12 @@ def test_the_console_format_and_the_level() -> None:
     assert "quiet" not in out.getvalue()
     assert "loud" in out.getvalue()
     assert "where=here" in out.getvalue()
+
+
+def test_ticks_are_silent_unless_something_is_wrong() -> None:
+    """Celery's two lines a second about them are left out; warnings are not."""
+    out = io.StringIO()
+    configure(Settings(log_format="json"), stream=out)
+    logging.getLogger("celery.worker.strategy").info("Task trellis.tick[1] received")
+    logging.getLogger("celery.app.trace").warning("Task trellis.tick[1] raised")
+    assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["Task trellis.tick[1] raised"]

@@ -69,3 +69,11 @@ def test_settings_are_frozen() -> None:
     """Handed down, never changed."""
     with pytest.raises(ValueError, match="frozen"):
         Settings().lease_seconds = 1.0
+
+
+def test_a_refused_address_is_shown_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages end up in logs."""
+    monkeypatch.setenv("TRELLIS_BROKER_URL", "amqp://user:secret@host")
+    with pytest.raises(ConfigurationError, match=r"amqp://user:\*\*\*@host") as caught:
+        load()
+    assert "secret" not in str(caught.value)

@@ -26,7 +26,7 @@ class Context:
     __trellis_context__ = True
 
 
-class Colour(str, Enum):
+class Colour(Enum):
     RED = "red"
 
 

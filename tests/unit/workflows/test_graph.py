@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -63,7 +64,7 @@ def test_a_circle_is_found_and_told_in_the_direction_of_the_work(
     path = caught.value.path
     assert path[0] == path[-1]
     assert len(set(path)) == len(path) - 1
-    assert all(before in closed[after] for before, after in zip(path, path[1:], strict=False))
+    assert all(before in closed[after] for before, after in pairwise(path))
     assert " → ".join(path) in str(caught.value)
 
 

@@ -357,7 +357,7 @@ def test_many_references_into_one_list_cost_no_square() -> None:
 
 @pytest.mark.parametrize("shape", ["wide", "chain"])
 def test_a_hundred_thousand_steps(shape: str) -> None:
-    """About 1 s to write, 1 s to check and 1 s to plan on one core; the limits leave room for a busy machine."""
+    """About 1 s each to write, to check and to plan; the limits leave room for a busy machine."""
     began = time.perf_counter()
     wf = workflow()
     before: Any = 0

@@ -140,7 +140,7 @@ def test_a_reference_has_no_value_while_the_workflow_is_written() -> None:
     with pytest.raises(DefinitionError, match=r"wf\.map"):
         list(ref)
     with pytest.raises(DefinitionError, match=r"wf\.map"):
-        1 in ref
+        assert 1 in ref
     with pytest.raises(DefinitionError, match="cannot be formatted"):
         f"{ref:>10}"
     with pytest.raises(DefinitionError, match="a text or a whole number"):

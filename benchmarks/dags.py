@@ -1,0 +1,133 @@
+"""Recorded workflows, run for real: `python benchmarks/dags.py FOLDER --seconds 10 --slots 8`.
+
+FOLDER holds `{"tasks": [{"id", "parents", "runtime"}]}` files. Each is run by the engine on `--slots` worker
+threads that sleep for as long as its tasks ran, with all runtimes scaled by one factor, so that an ideal
+first-come-first-served scheduler without any overhead needs `--seconds`. One JSON line a file on stdout:
+
+    {"name": "montage-58", "tasks": 58, "makespan": 10.2, "fifo": 10.0, "best": 9.1}
+
+`fifo` and `best` are simulated (simulate.py). `makespan` is by the journal's clock, from `created_at`, which the
+run gets inside the call of `Client.start`, before its steps are written and published, to `finished_at`:
+one clock, and stricter than to begin when `start` returns.
+
+Servers are embedded ones of its own, unless TRELLIS_DATABASE_URL and TRELLIS_BROKER_URL are both set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import simulate
+import stack
+from actions import work
+from sides import Durable
+from simulate import Task
+
+from trellis.tasks.errors import TrellisError
+from trellis.tasks.settings import PREFIX, Settings
+from trellis.workflows import Workflow
+
+
+def read(path: Path) -> list[Task]:
+    """The tasks of a file. Raises ValueError where it is not one."""
+    try:
+        tasks = json.loads(path.read_text())["tasks"]
+        return [Task(str(t["id"]), tuple(map(str, t["parents"])), float(t["runtime"])) for t in tasks]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{path}: this is no {{"tasks": [{{"id", "parents", "runtime"}}]}} file: {error!r}') from error
+
+
+def scaled(tasks: list[Task], seconds: float, slots: int) -> list[Task]:
+    """The same graph with runtimes for which `fifo` takes `seconds`; tasks of 0 seconds keep them."""
+    makespan = simulate.fifo(tasks, slots).makespan
+    factor = seconds / makespan if makespan else 0.0
+    return [Task(task.id, task.parents, task.runtime * factor) for task in tasks]
+
+
+def workflow_of(name: str, tasks: list[Task]) -> Workflow:
+    """The graph as a workflow; steps have numbers for names, since ids may be anything."""
+    names = {task.id: f"t{at}" for at, task in enumerate(tasks)}
+    workflow = Workflow(name, register=False)
+    for task in tasks:
+        after = [names[parent] for parent in task.parents]
+        workflow.step(names[task.id], work, seconds=task.runtime, after=after)
+    workflow.validate()
+    return workflow
+
+
+def measure(files: list[Path], settings: Settings, seconds: float, slots: int) -> Iterator[dict[str, Any]]:
+    """Run each file; yields what is printed about it."""
+    graphs = {path.stem: scaled(read(path), seconds, slots) for path in files}  # refused before anything starts
+    # Every thread holds a connection while it claims and records, the keeper one more.
+    settings = settings.model_copy(update={"pool_max_size": slots + 2})
+    with ExitStack() as held:
+        group = held.enter_context(stack.Group("dags", settings, concurrency=slots, pool="threads").running())
+        side = Durable(group)
+        held.callback(side.close)
+        held.enter_context(group.awake())
+        side.warm(slots)
+        for name, tasks in graphs.items():
+            yield {
+                "name": name,
+                "tasks": len(tasks),
+                "makespan": round(makespan(side, workflow_of(name, tasks)), 4),
+                "fifo": round(simulate.fifo(tasks, slots).makespan, 4),
+                "best": round(simulate.best(tasks, slots).makespan, 4),
+            }
+
+
+def makespan(side: Durable, workflow: Workflow) -> float:
+    """Seconds of one run, by the journal's clock."""
+    ended = side.finish(side.client.start(workflow))
+    assert ended.finished_at is not None
+    return (ended.finished_at - ended.created_at).total_seconds()
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The JSON files of a folder. Raises ValueError where there are none."""
+    found = sorted(folder.glob("*.json"))
+    if not found:
+        raise ValueError(f"{folder}: there is no *.json file here")
+    return found
+
+
+def _settings(held: ExitStack) -> Settings:
+    """Servers of the environment, or our own."""
+    urls = [os.environ.get(f"{PREFIX}{name}_URL") for name in ("DATABASE", "BROKER")]
+    if all(urls):
+        home = held.enter_context(stack.folder())
+        # A queue of our own: whoever else works on this broker does not take these steps.
+        return stack.settings_of(home, *urls, default_queue=f"bench-{os.getpid()}")
+    if any(urls):
+        raise ValueError(f"set both {PREFIX}DATABASE_URL and {PREFIX}BROKER_URL, or neither")
+    servers, home = held.enter_context(stack.servers())
+    return stack.settings_of(home / "dags", stack.new_database(servers, "dags"), servers.redis.url(1))
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Run recorded workflows on the engine; one JSON line each.")
+    parser.add_argument("folder", type=Path, help='folder of {"tasks": [{"id", "parents", "runtime"}]} files')
+    parser.add_argument("--seconds", type=float, default=10.0, help="what the ideal fifo scheduler takes (10)")
+    parser.add_argument("--slots", type=int, default=8, help="worker threads (8)")
+    given = parser.parse_args()
+    try:
+        files = files_of(given.folder)
+        with ExitStack() as held:
+            for line in measure(files, _settings(held), given.seconds, given.slots):
+                print(json.dumps(line), flush=True)
+    except (TrellisError, ValueError) as error:
+        print(f"dags.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
