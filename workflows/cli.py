@@ -257,7 +257,7 @@ def _workflow(target: str, client: Client) -> Workflow:
     """The workflow that a person means. Raises ConfigurationError, DefinitionError, NotFound."""
     sources.import_all(client.settings.imports)
     if sources.is_file(target):
-        return sources.from_file(target, lambda: rollcall.known(celery) or ())
+        return sources.from_file(target, lambda: rollcall.known(celery))
     try:
         return launch.resolve(target, Queries(client.database))
     except NotFound:

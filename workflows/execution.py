@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ..tasks.errors import DefinitionError, InputError, OutputError, StepTimeout, ValueTooLarge
-from ..tasks.logs import redact
+from ..tasks.redaction import redact
 from ..tasks.retry import Retry
 from . import expressions, wire
 from .contract import Contract

@@ -34,6 +34,7 @@ _LOOKS_SHARE = 20  # a look that takes a second is followed by one after 20
 _LOOK_MAX = 5.0
 _STALLED = 3.0  # seconds in which nothing runs before the workers are asked
 _STALLED_AGAIN = 30.0
+_SILENT = 10.0  # seconds without a tick; one that is late comes sooner
 _SHOWN = 8  # running steps on the screen
 _INCIDENTS = 50
 _LINE_EVERY = 2.0  # seconds between plain lines
@@ -152,11 +153,15 @@ class _Watch:
             self._asked = look.at
             needs = self._summaries.needs(self._run_id, _INCIDENTS)
             if needs:
-                self._question = threading.Thread(target=self._ask, args=(needs,), daemon=True)
+                silence = self._summaries.silence()
+                self._question = threading.Thread(target=self._ask, args=(needs, silence), daemon=True)
                 self._question.start()
 
-    def _ask(self, needs: set[rollcall.Need]) -> None:
+    def _ask(self, needs: set[rollcall.Need], silence: float | None) -> None:
         self._advice = rollcall.missing(app, needs)
+        if self._advice is None and (silence is None or silence > _SILENT):
+            last = "ever" if silence is None else f"for {show.duration(silence)}"
+            self._advice = f"no tick has arrived {last}, and retries wait for it: start `trellis beat`"
 
 
 class Screen:

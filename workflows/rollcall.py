@@ -7,6 +7,7 @@ gives a person who would wait for ever a reason, and it never takes longer than 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
@@ -18,6 +19,8 @@ from .plan import EXPAND, GATHER
 
 PATIENCE = 1.0  # seconds of silence after which nobody else is expected to answer
 
+_NO_BROKER = (KombuError, RedisError, OSError)
+
 Need = tuple[str, str]  # an action and the queue it is sent to
 
 
@@ -25,11 +28,44 @@ class _Enough(Exception):
     """What was asked is known; the other answers need not come."""
 
 
-def known(celery: Celery, enough: Callable[[set[str]], bool] = lambda _: False) -> set[str] | None:
-    """The names of the tasks that workers have; None where no worker answers, or the broker does not.
+def known(celery: Celery) -> set[str]:
+    """The names of the tasks that workers have, as far as any answer."""
+    try:
+        return _known(celery, lambda _: False) or set()
+    except _NO_BROKER:
+        return set()
 
-    Stops listening as soon as `enough` is true of the names so far.
-    """
+
+def missing(celery: Celery, needs: Iterable[Need]) -> str | None:
+    """Why steps that need this may wait for ever, and what to do; None where some worker can do all of it."""
+    wanted = set(needs)
+    actions = {action for action, _ in wanted}
+    try:
+        tasks = _known(celery, lambda names: actions <= names)
+        if tasks is None:
+            return "no worker answers: start one with `trellis worker`; `trellis doctor` tells more"
+        unknown = sorted(actions - tasks - {EXPAND, GATHER})
+        if unknown:
+            return _unknown(unknown)
+        queues = {queue for _, queue in wanted}
+        deaf = sorted(queues - _consumed(celery, queues))
+    except _NO_BROKER as error:
+        return f"the broker does not answer ({error}): the run is in the journal and begins when it does"
+    if deaf:
+        return f"no worker listens to {listed(deaf)}: start one with `trellis worker --queues {','.join(deaf)}`"
+    return None
+
+
+def _unknown(actions: list[str]) -> str:
+    module = actions[0].rpartition(".")[0] or "MODULE"
+    return (
+        f"no worker knows {'action' if len(actions) == 1 else 'actions'} {listed(actions)}: start one with "
+        f"`trellis worker --import {module}`. An action is named after its module, so workers have to import "
+        "that under the same name"
+    )
+
+
+def _known(celery: Celery, enough: Callable[[set[str]], bool]) -> set[str] | None:
     found: set[str] = set()
     answered = False
 
@@ -43,28 +79,6 @@ def known(celery: Celery, enough: Callable[[set[str]], bool] = lambda _: False) 
 
     _ask(celery, "registered", hear)
     return found if answered else None
-
-
-def missing(celery: Celery, needs: Iterable[Need]) -> str | None:
-    """Why steps that need this may wait for ever, and what to do; None where some worker can do all of it."""
-    wanted = {(action, queue) for action, queue in needs}
-    actions = {action for action, _ in wanted}
-    tasks = known(celery, lambda names: actions <= names)
-    if tasks is None:
-        return "no worker answers: start one (`trellis worker`, or `trellis up`); `trellis doctor` tells more"
-    unknown = sorted(actions - tasks - {EXPAND, GATHER})
-    if unknown:
-        module = unknown[0].rpartition(".")[0] or "MODULE"
-        return (
-            f"no worker knows {'action' if len(unknown) == 1 else 'actions'} {listed(unknown)}: start one that "
-            f"imports the module, `trellis worker --import {module}`; an action's name begins with the name under "
-            "which its module is imported, so both sides have to import it alike"
-        )
-    queues = {queue for _, queue in wanted}
-    idle = sorted(queues - _consumed(celery, queues))
-    if idle:
-        return f"no worker listens to {listed(idle)}: start one, `trellis worker --queues {','.join(idle)}`"
-    return None
 
 
 def _consumed(celery: Celery, enough: set[str]) -> set[str]:
@@ -82,9 +96,5 @@ def _consumed(celery: Celery, enough: set[str]) -> set[str]:
 
 
 def _ask(celery: Celery, question: str, hear: Callable[[Mapping[str, Any]], None]) -> None:
-    try:
+    with suppress(_Enough):
         celery.control.broadcast(question, reply=True, timeout=PATIENCE, callback=hear)
-    except _Enough:
-        pass
-    except (KombuError, RedisError, OSError):
-        pass  # no answer is an answer

@@ -19,7 +19,7 @@ from ..tasks.errors import NotFound
 from .plan import EXPAND, GATHER, GATHER_SUFFIX
 from .records import Json, Progress
 from .states import STEP_ENDS, StepState
-from .tables import DefinitionRow, EventRow, RunRow, StepRow
+from .tables import DefinitionRow, EventRow, HeartbeatRow, RunRow, StepRow
 
 _BODY = StepRow.action.not_in([EXPAND, GATHER])  # a row whose body somebody wrote
 _HEX = frozenset("0123456789abcdef")
@@ -204,6 +204,12 @@ class Summaries:
         """The state of every step by name, items of maps among them: for pictures."""
         rows = self._all(select(StepRow.name, StepRow.state).where(StepRow.run_id == UUID(run_id)))
         return dict(rows)
+
+    def silence(self) -> float | None:
+        """Seconds since the last tick arrived; None where none ever did."""
+        age = extract("epoch", func.clock_timestamp() - HeartbeatRow.at)
+        rows = self._all(select(age).where(HeartbeatRow.name == "tick"))
+        return float(rows[0][0]) if rows else None
 
     def needs(self, run_id: str, limit: int) -> set[tuple[str, str]]:
         """The actions of steps that are ready, each with its queue."""
