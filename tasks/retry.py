@@ -20,7 +20,9 @@ class Retry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     attempts: int = Field(1, ge=1, le=1000, description="Bodies run at most this often.")
-    backoff: Literal["exponential", "linear", "constant"] = "exponential"
+    backoff: Literal["exponential", "linear", "constant"] = Field(
+        "exponential", description="How the delay grows from one failure to the next."
+    )
     base: float = Field(1.0, ge=0, description="Seconds before the second attempt.")
     max_delay: float = Field(300.0, ge=0, description="Seconds; no delay is longer.")
     jitter: float = Field(

@@ -18,7 +18,7 @@ from typing import Protocol
 import psycopg
 import structlog
 
-from ..tasks.errors import CommunicationError, StateError
+from ..tasks.errors import CommunicationError, InputError, StateError
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
 from . import growth, plan
@@ -141,7 +141,7 @@ class Bundle:
             results = self._upstream(step)
             if not wanted(step, self._parameters(step), results):
                 return skipped(step)
-            inputs = plan.bind(step.inputs or {}, step.bindings, results, action=step.action)
+            inputs = self._inputs(step, results)
             if step.action == plan.EXPAND:
                 return self._expand(step, inputs, results)
             if step.action == plan.GATHER:
@@ -218,6 +218,14 @@ class Bundle:
             if ref not in self._results:
                 self._results[ref] = json.loads(self._raw[ref])
         return self._results
+
+    def _inputs(self, step: Claimed, results: Mapping[int | str, Json]) -> dict[str, Json]:
+        try:
+            return plan.bind(step.inputs or {}, step.bindings, results, action=step.action)
+        except InputError:
+            # Once more, with the names that the message needs; the usual step does not ask for them.
+            names = self._parts.journal.names(self._run, step.refs or ())
+            return plan.bind(step.inputs or {}, step.bindings, results, action=step.action, names=names)
 
     def _parameters(self, step: Claimed) -> Mapping[str, Json]:
         if not step.options or "when" not in step.options:

@@ -131,6 +131,10 @@ class Journal:
         """The results of these steps by id."""
         return dict(self._rows("results", run=run, idx=list(idx)))
 
+    def names(self, run: str, idx: Iterable[int]) -> dict[int, str]:
+        """The names of these steps by id: for messages."""
+        return dict(self._rows("names", run=run, idx=list(idx)))
+
     def gather(self, run: str, first: int, count: int, limit: int) -> tuple[int, bytes | None]:
         """The results of neighbouring steps as one JSON list with its size; None where that is over `limit`."""
         size, text = self._rows("gather", run=run, first=first, count=count, limit=limit)[0]

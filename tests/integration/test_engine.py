@@ -152,6 +152,16 @@ def test_values_that_json_cannot_hold_are_refused(stack: Stack, kind: str, messa
         stack.client.result(run)
 
 
+def test_a_path_that_a_result_does_not_have_names_the_step(stack: Stack) -> None:
+    """`steps.value` has no such field at run time: the message says which step and which field."""
+    wf = Workflow("lost", register=False)
+    value = wf.step("value", steps.returns, value={"rows": 1})
+    wf.step("sum", steps.add, a=value["row"])
+    run = finish(stack, wf)
+    with pytest.raises(RunFailed, match=r"step 'sum': InputError: .*step 'value'.*'?row'?"):
+        stack.client.result(run)
+
+
 def test_a_result_over_the_cap_names_step_and_remedy(stack: Stack) -> None:
     """Large data are artifacts; the message says so."""
     wf = Workflow("large", register=False)

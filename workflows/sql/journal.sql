@@ -153,6 +153,12 @@ WITH o AS MATERIALIZED (
 )
 SELECT s.idx, s.result FROM o JOIN step s ON s.run_id = o.run_id AND s.idx = o.idx
 
+-- name: names
+WITH o AS MATERIALIZED (
+    SELECT %(run)s::uuid AS run_id, idx FROM unnest(%(idx)s::int[]) AS t(idx)
+)
+SELECT s.idx, s.name FROM o JOIN step s ON s.run_id = o.run_id AND s.idx = o.idx
+
 -- name: gather
 -- The results of neighbouring steps as one JSON list; no list where it would be larger than the limit (the
 -- texts are measured before they are joined).
