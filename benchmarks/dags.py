@@ -41,7 +41,9 @@ def read(path: Path) -> list[Task]:
         tasks = json.loads(path.read_text())["tasks"]
         return [Task(str(t["id"]), tuple(map(str, t["parents"])), float(t["runtime"])) for t in tasks]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{path}: this is no {{"tasks": [{{"id", "parents", "runtime"}}]}} file: {error!r}') from error
+        raise ValueError(
+            f'{path}: this is no {{"tasks": [{{"id", "parents", "runtime"}}]}} file: {error!r}'
+        ) from error
 
 
 def scaled(tasks: list[Task], seconds: float, slots: int) -> list[Task]:
@@ -64,7 +66,9 @@ def workflow_of(name: str, tasks: list[Task]) -> Workflow:
 
 def measure(files: list[Path], settings: Settings, seconds: float, slots: int) -> Iterator[dict[str, Any]]:
     """Run each file; yields what is printed about it."""
-    graphs = {path.stem: scaled(read(path), seconds, slots) for path in files}  # refused before anything starts
+    graphs = {
+        path.stem: scaled(read(path), seconds, slots) for path in files
+    }  # refused before anything starts
     # Every thread holds a connection while it claims and records, the keeper one more.
     settings = settings.model_copy(update={"pool_max_size": slots + 2})
     with ExitStack() as held:
@@ -115,7 +119,9 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description="Run recorded workflows on the engine; one JSON line each.")
     parser.add_argument("folder", type=Path, help='folder of {"tasks": [{"id", "parents", "runtime"}]} files')
-    parser.add_argument("--seconds", type=float, default=10.0, help="what the ideal fifo scheduler takes (10)")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="what the ideal fifo scheduler takes (10)"
+    )
     parser.add_argument("--slots", type=int, default=8, help="worker threads (8)")
     given = parser.parse_args()
     try:

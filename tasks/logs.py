@@ -16,6 +16,7 @@ import structlog
 from .redaction import redact
 from .settings import Settings
 
+
 def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in event.items():
         event[name] = redact(value, name)

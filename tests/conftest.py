@@ -19,6 +19,7 @@ os.environ["TRELLIS_HOME"] = "/nonexistent/trellis"  # nor is the one that `trel
 
 import redis  # noqa: E402
 from stack import Stack, stack_of  # noqa: E402
+
 from trellis.tasks import embedded, schema  # noqa: E402
 
 _numbers = itertools.count()

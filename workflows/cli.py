@@ -114,7 +114,9 @@ def run(
         before = None if key is None else _with_key(client, workflow.name, key)
         started = client.start(workflow, values, key=key)
         if before is not None:
-            hint(f"the key {key!r} has this run since {show.moment(before.created_at)}: nothing new was started")
+            hint(
+                f"the key {key!r} has this run since {show.moment(before.created_at)}: nothing new was started"
+            )
         if wait:
             _end(client, watch(client, started, as_json=as_json), as_json=as_json, steps=False)
         typer.echo(show.dumps(show.run_json(started)) if as_json else started.id)
@@ -126,7 +128,9 @@ def run(
 
 
 def runs(
-    workflow: Annotated[str | None, typer.Option(help="Only runs of this workflow.", show_default=False)] = None,
+    workflow: Annotated[
+        str | None, typer.Option(help="Only runs of this workflow.", show_default=False)
+    ] = None,
     state: Annotated[State | None, typer.Option(help="Only runs in this state.", show_default=False)] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="So many at most.")] = 20,
     as_json: AsJson = False,
@@ -188,7 +192,8 @@ def graph(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="FILE|NAME|RUN", help="A workflow, as for `run`; or a run, whose states are shown as well."
+            metavar="FILE|NAME|RUN",
+            help="A workflow, as for `run`; or a run, whose states are shown as well.",
         ),
     ],
     form: Annotated[
@@ -250,7 +255,9 @@ def _journal(settings: Settings | None = None) -> Iterator[Client]:
         with Client(settings) as client:
             yield client
     except live.AWAY as error:
-        raise CommunicationError(f"Postgres does not answer any more: {show.one_line(str(error), 300)}") from error
+        raise CommunicationError(
+            f"Postgres does not answer any more: {show.one_line(str(error), 300)}"
+        ) from error
 
 
 def _workflow(target: str, client: Client) -> Workflow:
@@ -307,5 +314,7 @@ def _drawn(target: str, settings: Settings) -> tuple[WorkflowSpec, dict[str, str
             run_id = summaries.find(target)
         except NotFound as error:
             names = sorted({*registry.workflows.names(), *summaries.workflows()})
-            raise NotFound("workflow or run", target, f"{choices(target, names, 'the workflows are')[2:]}") from error
+            raise NotFound(
+                "workflow or run", target, f"{choices(target, names, 'the workflows are')[2:]}"
+            ) from error
         return client.definition(run_id), summaries.states(run_id)

@@ -133,7 +133,9 @@ class Client:
         connection: Joinable | None = None,
     ) -> Run:
         """Accept a run of one action (or its name); its step has the last part of that name. The rest as in `start`."""
-        return self.start(launch.single(action, inputs or {}), key=key, correlation_id=correlation_id, connection=connection)
+        return self.start(
+            launch.single(action, inputs or {}), key=key, correlation_id=correlation_id, connection=connection
+        )
 
     def cancel(self, run: Run | str) -> bool:
         """End a run now; False where it was over already.
@@ -261,5 +263,7 @@ def _driver_connection(joined: Joinable) -> Connection:
                 "connection= is in autocommit mode outside a transaction: open one with "
                 "`with connection.transaction():`"
             )
-        driver.execute("SELECT 1")  # begins the caller's transaction; else ours would be a whole one and commit
+        driver.execute(
+            "SELECT 1"
+        )  # begins the caller's transaction; else ours would be a whole one and commit
     return driver

@@ -194,7 +194,7 @@ class Screen:
 
     def tell(self, line: Text) -> None:
         """Print a line above what moves."""
-        self._console.print(line, highlight=False)
+        self._console.print(line, no_wrap=True, overflow="ellipsis")
 
     def _render(self) -> RenderableType:
         look = self._look

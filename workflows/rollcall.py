@@ -52,7 +52,9 @@ def missing(celery: Celery, needs: Iterable[Need]) -> str | None:
     except _NO_BROKER as error:
         return f"the broker does not answer ({error}): the run is in the journal and begins when it does"
     if deaf:
-        return f"no worker listens to {listed(deaf)}: start one with `trellis worker --queues {','.join(deaf)}`"
+        return (
+            f"no worker listens to {listed(deaf)}: start one with `trellis worker --queues {','.join(deaf)}`"
+        )
     return None
 
 

@@ -35,6 +35,7 @@ STYLES = {
     "cancelled": "yellow",
 }
 _ORDER = ("succeeded", "failed", "running", "parked", "ready", "waiting", "skipped", "cancelled")
+_UNTOUCHED = {StepState.WAITING, StepState.SKIPPED}  # no body ran, though a worker looked
 _TRACE_LINES = 12
 _SHORT_ID = 13  # characters of an id that tell its millisecond
 _WIDE = 120  # columns from which whole ids fit into a listing
@@ -89,18 +90,16 @@ def cause(error: Mapping[str, Json] | None) -> str:
 
 
 def incident_line(incident: Incident) -> Text:
-    """What happened, in one line."""
+    """What happened, in one line; what matters most stands where no terminal cuts it off."""
     line = Text(incident.at.astimezone().strftime("%H:%M:%S "), "dim")
     if incident.step is None:
         line.append(f"the run {incident.kind.partition('.')[2]}", "bold")
     else:
-        line.append(f"{incident.step}", "bold").append(f" attempt {incident.attempt} failed")
+        line.append(incident.step, "bold").append(f" attempt {incident.attempt} failed")
+    if incident.kind == "step.retry":
+        line.append(f", next in {duration(float(incident.detail.get('delay') or 0.0))}", "yellow")
     if incident.detail.get("type"):
         line.append(f": {one_line(cause(incident.detail), 300)}")
-    if incident.kind == "step.retry":
-        line.append(
-            f"; the next follows after {duration(float(incident.detail.get('delay') or 0.0))}", "yellow"
-        )
     return line
 
 
@@ -180,7 +179,7 @@ def _state_text(node: Node, state: str) -> Text:
 
 
 def _time(node: Node, as_of: datetime) -> str:
-    if node.started_at is None:
+    if node.started_at is None or not node.states.keys() - _UNTOUCHED:
         return ""
     over = all(state in STEP_ENDS for state in node.states)
     until = node.finished_at if over else as_of
@@ -190,7 +189,7 @@ def _time(node: Node, as_of: datetime) -> str:
 
 
 def _attempts(node: Node) -> Text:
-    if not node.attempts:
+    if not node.attempts or not node.states.keys() - _UNTOUCHED:
         return Text("")
     if not node.retries:
         return Text(f"{node.attempts:,}")

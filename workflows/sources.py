@@ -53,9 +53,7 @@ def is_file(target: str) -> bool:
     return path.suffix in (".py", *DEFINITIONS) or os.sep in target or (bool(path.suffix) and path.is_file())
 
 
-def from_file(
-    target: str, known_to_workers: Callable[[], Iterable[str]], *, strict: bool = True
-) -> Workflow:
+def from_file(target: str, known_to_workers: Callable[[], Iterable[str]], *, strict: bool = True) -> Workflow:
     """The workflow in a file; `file.py:name` names one of several.
 
     known_to_workers: the names of the tasks that workers have; asked where a file could be imported under

@@ -48,7 +48,9 @@ def watch(client: Client, run: Run, *, as_json: bool) -> Run:
             if choice == "c":
                 client.cancel(run)  # the next look sees it
             elif choice == "d":
-                hint(f"the run goes on. Watch it: trellis show {run.id} --watch; end it: trellis cancel {run.id}")
+                hint(
+                    f"the run goes on. Watch it: trellis show {run.id} --watch; end it: trellis cancel {run.id}"
+                )
                 raise typer.Exit(_DETACHED) from None
 
 

@@ -13,6 +13,7 @@ import shapes
 import steps
 from celery import Celery
 from stack import Process, Stack, eventually
+
 from trellis.tasks.app import sender
 from trellis.workflows import AsyncClient, Context, Workflow, action
 from trellis.workflows.states import RunState
@@ -79,7 +80,9 @@ def test_a_native_canvas_gives_what_the_engine_gives(stack: Stack) -> None:
     carried = {}
     for name in shapes.ALL:
         command = [sys.executable, "-m", "shapes", name]
-        asked = subprocess.run(command, env=stack.environment(**results), capture_output=True, text=True, timeout=60)
+        asked = subprocess.run(
+            command, env=stack.environment(**results), capture_output=True, text=True, timeout=60
+        )
         assert asked.returncode == 0, asked.stderr
         carried[name] = json.loads(asked.stdout)
     for name, build in shapes.ALL.items():
@@ -94,8 +97,19 @@ def test_flower_shows_workers_and_tasks_by_their_actions_names(stack: Stack) -> 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "celery", "-A", "trellis.tasks", "flower", f"--port={port}", "--address=127.0.0.1"]
-    flower = Process(command, stack.environment(FLOWER_UNAUTHENTICATED_API="true"), stack.folder / "flower.log")
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "trellis.tasks",
+        "flower",
+        f"--port={port}",
+        "--address=127.0.0.1",
+    ]
+    flower = Process(
+        command, stack.environment(FLOWER_UNAUTHENTICATED_API="true"), stack.folder / "flower.log"
+    )
     stack.processes.append(flower)
 
     def api(path: str) -> Any:
@@ -168,9 +182,16 @@ def test_logs_of_a_step_carry_its_ids_and_no_secrets(stack: Stack) -> None:
     wf.step("talk", steps.logs, secret="s3cret-value")
     run = stack.client.start(wf, correlation_id="order-9")
     stack.client.wait(run, timeout=30)
-    line = eventually(lambda: next((each for each in worker.text().splitlines() if "step.speaks" in each), None))
+    line = eventually(
+        lambda: next((each for each in worker.text().splitlines() if "step.speaks" in each), None)
+    )
     said = json.loads(line)
-    assert (said["run"], said["step"], said["attempt"], said["correlation_id"]) == (run.id, "talk", 1, "order-9")
+    assert (said["run"], said["step"], said["attempt"], said["correlation_id"]) == (
+        run.id,
+        "talk",
+        1,
+        "order-9",
+    )
     assert (said["api_key"], said["address"]) == ("***", "postgresql://u:***@host/db")
     assert "s3cret-value" not in worker.text()
 

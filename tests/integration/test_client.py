@@ -11,8 +11,15 @@ import steps
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 from stack import Stack, eventually
+
 from trellis.tasks.errors import (
-    CommunicationError, ConfigurationError, DefinitionError, NotFound, ParameterError, ValueTooLarge, WaitTimeout,
+    CommunicationError,
+    ConfigurationError,
+    DefinitionError,
+    NotFound,
+    ParameterError,
+    ValueTooLarge,
+    WaitTimeout,
 )  # fmt: skip
 from trellis.tasks.settings import Settings
 from trellis.workflows import Client, Workflow
@@ -77,7 +84,11 @@ def test_a_committed_run_is_announced_by_the_next_tick(stack: Stack) -> None:
 def test_a_connection_that_cannot_be_joined_is_refused(stack: Stack, wrong: str) -> None:
     """With the way to do it right; and nothing is written."""
     with stack.connect() as connection:
-        passed = {"autocommit": connection, "engine": create_engine("postgresql+psycopg://"), "text": "postgres"}[wrong]
+        passed = {
+            "autocommit": connection,
+            "engine": create_engine("postgresql+psycopg://"),
+            "text": "postgres",
+        }[wrong]
         with pytest.raises(ConfigurationError, match=r"with connection\.transaction\(\)|pass a psycopg"):
             stack.client.start(one(), {"n": 1}, connection=passed)  # type: ignore[arg-type]
     assert ids(stack) == set()
@@ -91,8 +102,11 @@ def test_wait_is_woken_and_not_polled(stack: Stack, monkeypatch: pytest.MonkeyPa
     waiter = threading.Thread(target=lambda: found.append(stack.client.wait(run, timeout=30).state))
     began = time.monotonic()
     waiter.start()
-    eventually(lambda: stack.rows(
-        "SELECT 1 FROM pg_stat_activity WHERE application_name = 'trellis-listener' AND datname = current_database()"))
+    eventually(
+        lambda: stack.rows(
+            "SELECT 1 FROM pg_stat_activity WHERE application_name = 'trellis-listener' AND datname = current_database()"
+        )
+    )
     stack.drain(run.id)
     waiter.join(20)
     assert (found, time.monotonic() - began < 20) == ([RunState.SUCCEEDED], True)
@@ -103,8 +117,10 @@ def test_wait_survives_the_loss_of_its_listener(stack: Stack) -> None:
     run = stack.client.start(one(), {"n": 1})
     with pytest.raises(WaitTimeout):
         stack.client.wait(run, timeout=0.2)
-    stack.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'trellis-listener' "
-               "AND datname = current_database()")
+    stack.rows(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'trellis-listener' "
+        "AND datname = current_database()"
+    )
     stack.drain(run.id)
     assert stack.client.wait(run, timeout=10).state is RunState.SUCCEEDED
 
@@ -196,5 +212,8 @@ def test_a_broker_out_of_reach_delays_a_run_and_loses_none(stack: Stack) -> None
 def test_a_database_out_of_reach_is_a_clear_error() -> None:
     """Typed, with the driver's reason, and at once."""
     settings = Settings(database_url="postgresql://u@127.0.0.1:1/x", broker_url=None, lease_seconds=1)
-    with Client(settings) as client, pytest.raises(CommunicationError, match="cannot reach Postgres.*refused"):
+    with (
+        Client(settings) as client,
+        pytest.raises(CommunicationError, match="cannot reach Postgres.*refused"),
+    ):
         client.list()

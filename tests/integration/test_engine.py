@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 import steps
 from stack import Stack
+
 from trellis.tasks.errors import NotFinished, RunCancelled, RunFailed
 from trellis.workflows import Default, Retry, Workflow
 from trellis.workflows.states import RunState, StepState

@@ -14,6 +14,7 @@ import pytest
 import redis
 import steps
 from stack import Stack, eventually
+
 from trellis.workflows import Client, Retry, Workflow
 from trellis.workflows.states import RunState
 

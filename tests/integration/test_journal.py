@@ -13,6 +13,7 @@ import steps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stack import Stack
+
 from trellis.workflows import Client, Workflow
 from trellis.workflows.records import Outcome
 from trellis.workflows.states import STEP_MOVES, RunState, StepState
@@ -56,7 +57,9 @@ def test_a_step_is_claimed_by_one_of_many(stack: Stack) -> None:
     stack.engine.run_bundle("trellis.map", run, [0])
     ids = list(range(2, 52))
     with ThreadPoolExecutor(8) as pool:
-        claims = list(pool.map(lambda n: stack.engine.journal.claim(run, random.sample(ids, 50), f"w{n}")[0], range(8)))
+        claims = list(
+            pool.map(lambda n: stack.engine.journal.claim(run, random.sample(ids, 50), f"w{n}")[0], range(8))
+        )
     claimed = [step.idx for each in claims for step in each]
     assert sorted(claimed) == ids
 
@@ -185,7 +188,9 @@ def written(dag: list[tuple[list[int], str, int]], ledger: str) -> Workflow:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(dags())
-def test_random_dags_end_as_a_pure_evaluation_says(stack: Stack, dag: list[tuple[list[int], str, int]]) -> None:
+def test_random_dags_end_as_a_pure_evaluation_says(
+    stack: Stack, dag: list[tuple[list[int], str, int]]
+) -> None:
     """States and results equal the reference; no child started before its parents ended; moves are legal."""
     run = stack.client.start(written(dag, stack.ledger)).id
     stack.drain(run)

@@ -10,6 +10,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
+
 from trellis.tasks import schema
 from trellis.tasks.database import Base
 from trellis.tasks.embedded import Servers

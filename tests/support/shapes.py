@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import steps
+
 from trellis.workflows import Workflow
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+
 from trellis.tasks.app import sender
 from trellis.tasks.embedded import Servers
 from trellis.tasks.settings import Settings

@@ -137,7 +137,7 @@ def spins(ledger: str, ctx: Context) -> None:
         try:
             while time.monotonic() < end:
                 pass
-        except Exception:  # noqa: S112 (what it is for)
+        except Exception:
             continue
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+
 from trellis.tasks.logs import bound, configure, get_logger
 from trellis.tasks.redaction import redact
 from trellis.tasks.settings import Settings
@@ -68,4 +69,6 @@ def test_ticks_are_silent_unless_something_is_wrong() -> None:
     configure(Settings(log_format="json"), stream=out)
     logging.getLogger("celery.worker.strategy").info("Task trellis.tick[1] received")
     logging.getLogger("celery.app.trace").warning("Task trellis.tick[1] raised")
-    assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["Task trellis.tick[1] raised"]
+    assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == [
+        "Task trellis.tick[1] raised"
+    ]

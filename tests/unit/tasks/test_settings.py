@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from trellis.tasks.errors import ConfigurationError
 from trellis.tasks.settings import Settings, load
 
@@ -34,7 +35,9 @@ def test_every_wrong_value_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     """Nobody likes to mend one variable after the other."""
     monkeypatch.setenv("TRELLIS_LEASE_SECONDS", "x")
     monkeypatch.setenv("TRELLIS_POOL_MAX_SIZE", "y")
-    with pytest.raises(ConfigurationError, match=r"(?s)LEASE_SECONDS.*POOL_MAX_SIZE|POOL_MAX_SIZE.*LEASE_SECONDS"):
+    with pytest.raises(
+        ConfigurationError, match=r"(?s)LEASE_SECONDS.*POOL_MAX_SIZE|POOL_MAX_SIZE.*LEASE_SECONDS"
+    ):
         load()
 
 

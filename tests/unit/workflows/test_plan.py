@@ -269,8 +269,9 @@ def test_a_map_is_two_rows() -> None:
     wf = workflow()
     raw = wf.step("raw", load, url="u")
     other = wf.step("other", load, url="u")
+    text = f"{wf.item}-{raw['rows']}"
     wf.map("m", anything, over=raw["months"], concurrency=3, retry=2, timeout=5, when="steps.raw.rows > 0",
-           month=wf.item, first=other["months"][0], place=wf.index, text=f"{wf.item}-{raw['rows']}")  # fmt: skip
+           month=wf.item, first=other["months"][0], place=wf.index, text=text)  # fmt: skip
     wf.step("end", nothing, after="m")
 
     rows = rows_of(wf)
