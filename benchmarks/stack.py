@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,16 @@ class Group:
     """A worker on settings of its own, and the beat that ticks for it."""
 
     def __init__(
-        self, name: str, settings: Settings, *, concurrency: int, pool: str = "prefork", beat: bool = True
+        self,
+        name: str,
+        settings: Settings,
+        *,
+        concurrency: int,
+        pool: str = "prefork",
+        beat: bool = True,
+        celery: Sequence[str] = (),
     ) -> None:
+        """celery: settings of Celery as its command line takes them, `task_track_started=0`."""
         database_url, broker_url = settings.need_database(), settings.need_broker()
         self.name = name
         self.settings = settings
@@ -82,6 +90,7 @@ class Group:
             node=f"bench-{name}-{os.getpid()}",
             concurrency=concurrency,
             pool=pool,
+            celery=celery,
         )
         self.beat = _Beat(settings, database_url=database_url, broker_url=broker_url) if beat else None
 
@@ -127,23 +136,27 @@ class Group:
 
 
 class _Worker(Worker):
-    def environment(self) -> Mapping[str, str]:
-        return {**super().environment(), **_variables(self.settings)}
-
-    def __init__(self, settings: Settings, **more: Any) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, *, celery: Sequence[str], **more: Any) -> None:
         super().__init__(settings, **more)
+        self._variables = _variables(settings)
+        self._celery = ["--", *celery] if celery else []
+
+    def command(self) -> list[str]:
+        return [*super().command(), *self._celery]
+
+    def environment(self) -> Mapping[str, str]:
+        return {**super().environment(), **self._variables}
 
 
 class _Beat(Beat):
     death_signal = signal.SIGKILL  # the one that also ends a stopped process
 
-    def environment(self) -> Mapping[str, str]:
-        return {**super().environment(), **_variables(self.settings)}
-
     def __init__(self, settings: Settings, **more: Any) -> None:
-        self.settings = settings
         super().__init__(settings, **more)
+        self._variables = _variables(settings)
+
+    def environment(self) -> Mapping[str, str]:
+        return {**super().environment(), **self._variables}
 
 
 def _variables(settings: Settings) -> dict[str, str]:

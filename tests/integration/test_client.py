@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import psycopg
 import pytest
@@ -100,16 +99,13 @@ def test_wait_is_woken_and_not_polled(stack: Stack, monkeypatch: pytest.MonkeyPa
     run = stack.client.start(one(), {"n": 1})
     found: list[RunState] = []
     waiter = threading.Thread(target=lambda: found.append(stack.client.wait(run, timeout=30).state))
-    began = time.monotonic()
     waiter.start()
-    eventually(
-        lambda: stack.rows(
-            "SELECT 1 FROM pg_stat_activity WHERE application_name = 'trellis-listener' AND datname = current_database()"
-        )
-    )
+    eventually(lambda: stack.rows(
+        "SELECT 1 FROM pg_stat_activity "
+        "WHERE application_name = 'trellis-listener' AND datname = current_database()"))  # fmt: skip
     stack.drain(run.id)
     waiter.join(20)
-    assert (found, time.monotonic() - began < 20) == ([RunState.SUCCEEDED], True)
+    assert found == [RunState.SUCCEEDED]
 
 
 def test_wait_survives_the_loss_of_its_listener(stack: Stack) -> None:

@@ -133,10 +133,11 @@ class Stack:
     def drain(self, run: str, rounds: int = 10_000) -> None:
         """Run everything that is ready, here and now, until nothing is."""
         for _ in range(rounds):
-            ready = [(action, idx) for action, idx in self.rows(
-                "SELECT action, idx FROM step WHERE run_id = %s AND state = 'ready' AND (sent OR due_at <= now()) ORDER BY idx",
+            ready = self.rows(
+                "SELECT action, idx FROM step WHERE run_id = %s AND state = 'ready' "
+                "AND (sent OR due_at <= now()) ORDER BY idx",
                 run,
-            )]  # fmt: skip
+            )
             if not ready:
                 waiting = self.rows("SELECT 1 FROM step WHERE run_id = %s AND state = 'ready' LIMIT 1", run)
                 if not waiting:

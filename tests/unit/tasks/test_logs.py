@@ -26,7 +26,8 @@ def _restored() -> Iterator[None]:
     ("value", "expected"),
     [
         ("redis://:pw@h:1/0 and postgresql://u:pw@h/db", "redis://:***@h:1/0 and postgresql://u:***@h/db"),
-        ({"password": "x", "user": "y", "nested": [{"api_key": "z"}]}, {"password": "***", "user": "y", "nested": [{"api_key": "***"}]}),
+        ({"password": "x", "user": "y"}, {"password": "***", "user": "y"}),
+        ([{"deep": [{"api_key": "z"}]}], [{"deep": [{"api_key": "***"}]}]),
         ({"Authorization": "Bearer x", "token_count": None}, {"Authorization": "***", "token_count": None}),
         (7, 7),
     ],

@@ -240,5 +240,5 @@ def test_params_are_checked_all_at_once_and_defaults_filled_in() -> None:
 
 def test_importing_the_definition_layer_reads_no_setting_and_opens_no_connection() -> None:
     """A web application may import its workflows long before it knows where Postgres is."""
-    code = "import trellis.workflows.definition, trellis.tasks.settings as s; assert not s.current.cache_info()[1]"
+    code = "import trellis.workflows, trellis.tasks.settings as s; assert not s.current.cache_info()[1]"
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")

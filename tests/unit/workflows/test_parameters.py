@@ -61,5 +61,5 @@ def test_values_that_cannot_be_kept_are_refused(value: object, message: str) -> 
 
 
 def test_a_default_has_to_be_json() -> None:
-    with pytest.raises(DefinitionError, match="the default .* is not JSON"):
+    with pytest.raises(DefinitionError, match=r"the default .* is not JSON"):
         Param(int, default=object()).schema()
