@@ -31,8 +31,12 @@ from sides import Durable
 from simulate import Task
 
 from trellis.tasks.errors import TrellisError
+from trellis.tasks.logs import configure
 from trellis.tasks.settings import PREFIX, Settings
 from trellis.workflows import Workflow
+
+SECONDS = 10.0
+SLOTS = 8
 
 
 def read(path: Path) -> list[Task]:
@@ -120,14 +124,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run recorded workflows on the engine; one JSON line each.")
     parser.add_argument("folder", type=Path, help='folder of {"tasks": [{"id", "parents", "runtime"}]} files')
     parser.add_argument(
-        "--seconds", type=float, default=10.0, help="what the ideal fifo scheduler takes (10)"
+        "--seconds", type=float, default=SECONDS, help="what the ideal fifo scheduler takes (10)"
     )
-    parser.add_argument("--slots", type=int, default=8, help="worker threads (8)")
+    parser.add_argument("--slots", type=int, default=SLOTS, help="worker threads (8)")
     given = parser.parse_args()
     try:
         files = files_of(given.folder)
         with ExitStack() as held:
-            for line in measure(files, _settings(held), given.seconds, given.slots):
+            settings = _settings(held)
+            configure(settings)  # to stderr: stdout is for the lines of JSON
+            for line in measure(files, settings, given.seconds, given.slots):
                 print(json.dumps(line), flush=True)
     except (TrellisError, ValueError) as error:
         print(f"dags.py: {error}", file=sys.stderr)

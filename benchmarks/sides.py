@@ -8,11 +8,12 @@ in it, and what was asked for is checked after it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import redis
-from shapes import Shape, independent, warm_up
-from stack import Group, Meter
+from shapes import independent, warm_up
+from stack import Group
 
 from trellis.tasks.app import app
 from trellis.workflows import Client, Run, RunState, Workflow
@@ -30,6 +31,9 @@ class Side(Protocol):
 
     def run(self, workflow: Workflow) -> float:
         """Seconds of one run."""
+
+    def send(self, workflow: Workflow) -> Callable[[], object]:
+        """Send a workflow; what comes back waits for its end."""
 
 
 class Durable:
@@ -60,6 +64,11 @@ class Durable:
         seconds = time.perf_counter() - began
         self._check(ended)
         return seconds
+
+    def send(self, workflow: Workflow) -> Callable[[], Run]:
+        """Start a run; what comes back waits for its end."""
+        run = self.client.start(workflow)
+        return lambda: self.finish(run)
 
     def finish(self, run: Run) -> Run:
         """Wait for the end of a run."""
@@ -110,16 +119,14 @@ class Native:
         self._results.flushdb()
         return seconds
 
+    def send(self, workflow: Workflow) -> Callable[[], Any]:
+        """Apply a canvas; what comes back waits for its end."""
+        result = workflow.canvas().apply_async()
+        return lambda: result.get(timeout=PATIENCE)
+
 
 def _check(workflow: Workflow, value: Any) -> None:
     """Whether the canvas returned what its last part returns: a carry, or one for each member of a group."""
     ends = value if isinstance(value, list) else [value]
     if not all(isinstance(end, dict) for end in ends):
         raise RuntimeError(f"the canvas of {workflow.name} returned {value!r:.200}")
-
-
-def sample(side: Side, shape: Shape, meter: Meter) -> tuple[float, dict[str, float]]:
-    """One run of a shape: its seconds, and the CPU seconds of the parts meanwhile."""
-    with side.group.awake(), meter.measuring() as spent:
-        seconds = side.run(shape.workflow)
-    return seconds, spent

@@ -24,6 +24,10 @@ def load(package: str, file: str) -> MappingProxyType[str, bytes]:
 
 
 def _bare(body: str) -> bytes:
-    """The statement without its comments: they are for readers, not for the wire."""
-    lines = (line.split("-- ", 1)[0].rstrip() for line in body.splitlines())
-    return "\n".join(line for line in lines if line.strip()).encode()
+    """The statement without comments and indentation: they are for readers, not for the wire.
+
+    psycopg remembers how to prepare a statement only up to 4,096 bytes; `complete` is longer with them, and
+    working it out again costs 0.2 ms a call.
+    """
+    lines = (" ".join(line.split("-- ", 1)[0].split()) for line in body.splitlines())
+    return "\n".join(line for line in lines if line).encode()

@@ -21,7 +21,7 @@ import structlog
 from ..tasks.errors import CommunicationError, InputError, StateError
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
-from . import growth, plan
+from . import growth, plan, wire
 from .context import Context
 from .dispatch import Dispatcher
 from .durations import Durations
@@ -264,12 +264,6 @@ class Bundle:
         left = settings.ahead_ms - (time.monotonic() - self._began) * 1000.0
         if settings.bundle_ms <= 0 or left <= 0:
             return None
-        short = self._parts.durations.short()
+        short = {action: max(_MIN_COST_MS, ms) for action, ms in self._parts.durations.short().items()}
         budget = min(left, settings.bundle_ms)
-        return Ahead(
-            self._queue,
-            list(short),
-            [max(_MIN_COST_MS, ms) for ms in short.values()],
-            budget,
-            settings.bundle_max,
-        )
+        return Ahead(self._queue, wire.dumps(short), budget, settings.bundle_max)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from ..tasks.database import Connection, Database
 from ..tasks.errors import StateError
@@ -27,13 +27,12 @@ class Ahead(NamedTuple):
     """What a worker would run at once if it were freed: actions with their expected milliseconds."""
 
     queue: str
-    ahead: list[str]
-    cost: list[float]
+    ahead: str  # a JSON object: action to milliseconds
     budget: float  # milliseconds in all
     room: int  # steps in all
 
 
-NOTHING_AHEAD = Ahead("", [], [], 0.0, 0)
+NOTHING_AHEAD = Ahead("", "{}", 0.0, 0)
 
 
 class Journal:
@@ -58,7 +57,7 @@ class Journal:
 
         `durable`: a crash of Postgres must not forget it (see the statement).
         """
-        lease = uuid4()
+        lease = str(uuid4())
         commit = "on" if durable else "off"
         rows = self._rows(
             "claim", run=run, idx=list(idx), lease=lease, worker=worker, commit=commit, **self._limits
@@ -82,9 +81,10 @@ class Journal:
         `first` runs in the same transaction before it, and only counts if every outcome is still ours.
         """
         fatal = next((outcome for outcome in outcomes if outcome.fatal), None)
-        lease = uuid4()
-        arguments = self._outcome_arguments(outcomes) | {
+        lease = str(uuid4())
+        arguments = {
             "run": run,
+            "outcomes": wire.outcomes(outcomes, time.monotonic()),
             "new_lease": lease,
             "worker": worker,
             **(ahead or NOTHING_AHEAD)._asdict(),
@@ -110,23 +110,6 @@ class Journal:
         except _Stale:
             return Completed(frozenset(), [], [], False)
 
-    @staticmethod
-    def _outcome_arguments(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
-        now = time.monotonic()
-        return {
-            "idx": [o.idx for o in outcomes],
-            "lease": [o.lease for o in outcomes],
-            "state": [o.state.value for o in outcomes],
-            "result": [None if o.result is None else o.result.decode() for o in outcomes],
-            "error": [None if o.error is None else wire.dumps(o.error) for o in outcomes],
-            "fault": [o.fault for o in outcomes],
-            "blocks": [o.blocks for o in outcomes],
-            "fatal": [o.fatal for o in outcomes],
-            "delay": [o.delay for o in outcomes],
-            "ran": [o.ran for o in outcomes],
-            "age": [max(0.0, now - o.ended) for o in outcomes],
-        }
-
     def results(self, run: str, idx: Iterable[int]) -> dict[int, Json]:
         """The results of these steps by id."""
         return dict(self._rows("results", run=run, idx=list(idx)))
@@ -144,7 +127,7 @@ class Journal:
         """The parameters of a run."""
         return cast("dict[str, Json]", self._rows("params", run=run)[0][0])
 
-    def renew(self, held: Sequence[tuple[str, int, UUID, float, str | None]]) -> set[tuple[str, int]]:
+    def renew(self, held: Sequence[tuple[str, int, str, float, str | None]]) -> set[tuple[str, int]]:
         """Prolong leases (run, idx, lease, seconds, progress as JSON); answers with those that are still ours."""
         run, idx, lease, seconds, progress = map(list, zip(*held, strict=True))
         rows = self._rows("renew", run=run, idx=idx, lease=lease, seconds=seconds, progress=progress)
@@ -246,7 +229,7 @@ class Journal:
 
     def take_expired(self, limit: int) -> list[Expired]:
         """Steps whose lease has run out; see the statement."""
-        lease = uuid4()
+        lease = str(uuid4())
         rows = self._rows("take_expired", lease=lease, limit=limit, seconds=self._settings.lease_seconds)
         return [Expired._make((str(run), *rest, lease)) for run, *rest in rows]
 
@@ -271,11 +254,11 @@ class _Stale(Exception):
     """A lease was lost; roll back what was written before it was known."""
 
 
-def _claimed(columns: Sequence[Any], lease: UUID) -> Claimed:
+def _claimed(columns: Sequence[Any], lease: str) -> Claimed:
     return Claimed._make((*columns, lease))
 
 
-def _completed(rows: Iterable[tuple[Any, ...]], lease: UUID) -> Completed:
+def _completed(rows: Iterable[tuple[Any, ...]], lease: str) -> Completed:
     won, mine, free, closed = [], [], [], False
     for kind, *rest in rows:
         if kind == "won":

@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from typing import Protocol
-from uuid import UUID
 
 from ..tasks.errors import StepCancelled, StepTimeout
 from ..tasks.logs import get_logger
@@ -42,7 +41,7 @@ class Held:
         "timeout",
     )
 
-    def __init__(self, run: str, idx: int, name: str, lease: UUID, timeout: float, guard: Guard) -> None:
+    def __init__(self, run: str, idx: int, name: str, lease: str, timeout: float, guard: Guard) -> None:
         self.run = run
         self.idx = idx
         self.name = name

@@ -71,32 +71,17 @@ class View(Protocol):
         """Show a line that stays."""
 
 
-def view(console: Console) -> View:
+def view_on(console: Console) -> View:
     """The view that fits a console."""
     return Screen(console) if console.is_terminal else Lines(console)
 
 
-def follow(client: Client, run: Run, shown: View) -> Run:
-    """Show a run until it is over; answers with it as it ended."""
-    woken = threading.Event()
-    watch = _Watch(client, run.id, shown)
-    with client.ended(run, woken.set), shown:
-        while True:
-            woken.clear()
-            began = time.monotonic()
-            found = watch.look()
-            if found is not None and found.finished:
-                return found
-            woken.wait(min(_LOOK_MAX, max(_LOOK, (time.monotonic() - began) * _LOOKS_SHARE)))
+class Watch:
+    """Watches one run; may be broken off and taken up again."""
 
-
-class _Watch:
-    """What one watching remembers between its looks."""
-
-    def __init__(self, client: Client, run_id: str, shown: View) -> None:
+    def __init__(self, client: Client, run: Run) -> None:
         self._client = client
-        self._run_id = run_id
-        self._view = shown
+        self._run_id = run.id
         self._summaries = Summaries(client.database)
         self._told: set[int] = set()
         self._away = False
@@ -106,7 +91,19 @@ class _Watch:
         self._question: threading.Thread | None = None
         self._advice: str | None = None
 
-    def look(self) -> Run | None:
+    def follow(self, view: View) -> Run:
+        """Show the run until it is over; answers with it as it ended."""
+        woken = threading.Event()
+        with self._client.ended(self._run_id, woken.set), view:
+            while True:
+                woken.clear()
+                began = time.monotonic()
+                found = self._look(view)
+                if found is not None and found.finished:
+                    return found
+                woken.wait(min(_LOOK_MAX, max(_LOOK, (time.monotonic() - began) * _LOOKS_SHARE)))
+
+    def _look(self, view: View) -> Run | None:
         """One look; None where the database does not answer."""
         try:
             run = self._client.get(self._run_id)
@@ -119,7 +116,7 @@ class _Watch:
             incidents = self._summaries.incidents(self._run_id, _INCIDENTS)
         except (CommunicationError, *AWAY) as error:
             if not self._away:
-                self._view.tell(
+                view.tell(
                     Text(
                         f"Postgres does not answer ({show.one_line(str(error), 120)}): trying again", "yellow"
                     )
@@ -127,18 +124,18 @@ class _Watch:
             self._away = True
             return None
         if self._away:
-            self._view.tell(Text("Postgres answers again", "green"))
+            view.tell(Text("Postgres answers again", "green"))
         self._away = False
         for incident in incidents:
             if incident.id not in self._told and incident.step is not None:
                 self._told.add(incident.id)
-                self._view.tell(show.incident_line(incident))
+                view.tell(show.incident_line(incident))
         if not run.finished:
-            self._view.show(look)
-            self._care(look)
+            view.show(look)
+            self._care(look, view)
         return run
 
-    def _care(self, look: Look) -> None:
+    def _care(self, look: Look, view: View) -> None:
         """Where nothing moves, ask the workers why, in the background."""
         if look.running or look.progress.done != self._done:
             self._done = look.progress.done
@@ -147,7 +144,7 @@ class _Watch:
         if self._question is not None and not self._question.is_alive():
             self._question = None
             if self._advice is not None:
-                self._view.tell(Text(f"nothing runs: {self._advice}", "yellow"))
+                view.tell(Text(f"nothing runs: {self._advice}", "yellow"))
         stalled = look.at - self._moved >= _STALLED
         if stalled and self._question is None and look.at - self._asked >= _STALLED_AGAIN:
             self._asked = look.at

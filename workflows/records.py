@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from .states import RUN_ENDS, RunState, StepState
 
@@ -42,7 +41,7 @@ class Claimed(NamedTuple):
     bindings: list[Json] | None
     refs: list[int] | None
     options: dict[str, Json] | None
-    lease: UUID
+    lease: str
 
 
 class Expired(NamedTuple):
@@ -57,14 +56,14 @@ class Expired(NamedTuple):
     options: dict[str, Json] | None
     worker: str
     ran: float  # seconds since the claim
-    lease: UUID
+    lease: str
 
 
 class Outcome(NamedTuple):
     """What became of a claimed step. `ended` is a reading of time.monotonic()."""
 
     idx: int
-    lease: UUID
+    lease: str
     state: StepState
     result: bytes | None = None
     error: dict[str, Json] | None = None

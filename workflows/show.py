@@ -21,7 +21,7 @@ from rich.text import Text
 from .overview import STATES, SYMBOLS
 from .records import Json, Progress, Run, Step
 from .states import STEP_ENDS, StepState
-from .summaries import Ending, Incident, Node, Nodes
+from .summaries import Ending, Incident, Node, Nodes, abbreviated
 
 STYLES = {
     "succeeded": "green",
@@ -37,7 +37,6 @@ STYLES = {
 _ORDER = ("succeeded", "failed", "running", "parked", "ready", "waiting", "skipped", "cancelled")
 _UNTOUCHED = {StepState.WAITING, StepState.SKIPPED}  # no body ran, though a worker looked
 _TRACE_LINES = 12
-_SHORT_ID = 13  # characters of an id that tell its millisecond
 _WIDE = 120  # columns from which whole ids fit into a listing
 
 
@@ -204,7 +203,10 @@ def failure(run: Run) -> RenderableType | None:
     parts: list[RenderableType] = [
         Text.assemble((f"{step}: " if step else "", "bold"), (cause(run.error), "red"))
     ]
-    frames = str(run.error.get("traceback") or "").rstrip().splitlines()[-_TRACE_LINES:]
+    frames = str(run.error.get("traceback") or "").rstrip().splitlines()
+    if frames and frames[-1] == cause(run.error):
+        frames.pop()
+    frames = frames[-_TRACE_LINES:]
     if frames:
         parts.append(Padding(Text("\n".join(frames), "dim"), (0, 0, 0, 2)))
     return Group(*parts)
@@ -255,14 +257,6 @@ def listing(runs: Sequence[Run], width: int) -> Table:
     for cells in zip(*used.values(), strict=True):
         found.add_row(*cells)
     return found
-
-
-def abbreviated(ids: Sequence[str]) -> list[str]:
-    """The shortest beginnings, of one length, that tell these ids apart."""
-    length = _SHORT_ID
-    while length < 36 and len({each[:length] for each in ids}) < len(set(ids)):
-        length += 1
-    return [each[:length].rstrip("-") for each in ids]
 
 
 # --- JSON

@@ -22,6 +22,7 @@ from .states import STEP_ENDS, StepState
 from .tables import DefinitionRow, EventRow, HeartbeatRow, RunRow, StepRow
 
 _BODY = StepRow.action.not_in([EXPAND, GATHER])  # a row whose body somebody wrote
+_SHORT = 13  # characters of an id that tell its millisecond
 _HEX = frozenset("0123456789abcdef")
 _CANDIDATES = 5  # ids that an ambiguous one is answered with
 _NAMES = 1000  # workflows that a misspelled name is compared with
@@ -107,8 +108,8 @@ class Summaries:
         if not found:
             raise NotFound("run", text, "no id begins so; `trellis runs` lists them")
         if len(found) > 1:
-            more = ", …" if len(found) > _CANDIDATES else ""
-            raise NotFound("run", text, f"several ids begin so: {', '.join(found[:_CANDIDATES])}{more}")
+            shown = [*abbreviated(found)[:_CANDIDATES], *(["…"] if len(found) > _CANDIDATES else [])]
+            raise NotFound("run", text, f"give more of its id, since several begin so: {', '.join(shown)}")
         return found[0]
 
     def workflows(self) -> list[str]:
@@ -277,3 +278,11 @@ def _node(row: Any) -> Node:
         row.started_at,
         row.finished_at,
     )
+
+
+def abbreviated(ids: Sequence[str]) -> list[str]:
+    """The shortest beginnings, of one length, that tell these ids apart."""
+    length = _SHORT
+    while length < 36 and len({each[:length] for each in ids}) < len(set(ids)):
+        length += 1
+    return [each[:length].rstrip("-") for each in ids]

@@ -39,10 +39,10 @@ def hint(text: str, style: str = "dim") -> None:
 
 def watch(client: Client, run: Run, *, as_json: bool) -> Run:
     """Show a run until it is over, or until the person has had enough. Raises typer.Exit for the latter."""
-    where = console(stderr=as_json)
+    where, watched = console(stderr=as_json), live.Watch(client, run)
     while True:
         try:
-            return live.follow(client, run, live.view(where))
+            return watched.follow(live.view_on(where))
         except KeyboardInterrupt:
             choice = _ask(where)
             if choice == "c":

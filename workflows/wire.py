@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .plan import PlannedStep
+from .records import Outcome
 
 _NULL = "\\N"
+_FLAGS = ("false", "true")
 _BLOCK = 64 * 1024  # characters a write: large enough to be cheap, small enough to stay in cache
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -36,6 +38,27 @@ def _json(value: Any) -> str:
 
 def _array(values: Iterable[int]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
+
+
+def outcomes(items: Iterable[Outcome], now: float) -> str:
+    """Outcomes as one JSON list for the statement `complete`; what has its default is left out.
+
+    Written by hand: a result is JSON already, and an array parameter per field costs psycopg more than the
+    statement takes (16 µs a step, measured; this is 3). `now` is time.monotonic().
+    """
+    parts = []
+    for item in items:
+        text = (
+            f'{{"idx":{item.idx},"lease":"{item.lease}","state":"{item.state.value}","fault":{item.fault},'
+            f'"ran":{item.ran:.6f},"age":{max(0.0, now - item.ended):.6f},"delay":{item.delay:.6f}'
+        )
+        if item.result is not None:
+            text += f',"result":{item.result.decode()}'
+        if item.error is not None:
+            text += f',"error":{_encode(item.error)}'
+        text += f',"blocks":{_FLAGS[item.blocks]},"fatal":{_FLAGS[item.fatal]}}}'
+        parts.append(text)
+    return "[" + ",".join(parts) + "]"
 
 
 def copy_rows(run: str, steps: Iterable[PlannedStep], *, sent: bool) -> Iterator[str]:

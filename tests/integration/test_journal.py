@@ -19,8 +19,8 @@ from trellis.workflows.records import Outcome
 from trellis.workflows.states import STEP_MOVES, RunState, StepState
 
 
-def succeeded(idx: int, lease: object) -> Outcome:
-    return Outcome(idx, lease, StepState.SUCCEEDED, b"1", ended=time.monotonic())  # type: ignore[arg-type]
+def succeeded(idx: int, lease: str) -> Outcome:
+    return Outcome(idx, lease, StepState.SUCCEEDED, b"1", ended=time.monotonic())
 
 
 def test_parents_that_finish_at_once_free_their_child_once(stack: Stack) -> None:
@@ -72,7 +72,7 @@ def test_an_outcome_under_another_lease_changes_nothing(stack: Stack) -> None:
     run = stack.client.start(wf).id
     [mine] = stack.engine.journal.claim(run, [0], "w")[0]
     before = stack.rows("SELECT * FROM step WHERE run_id = %s ORDER BY idx", run)
-    late = stack.engine.journal.complete(run, [succeeded(0, uuid4())])
+    late = stack.engine.journal.complete(run, [succeeded(0, str(uuid4()))])
     assert (late.won, late.free, late.closed) == (frozenset(), [], False)
     assert stack.rows("SELECT * FROM step WHERE run_id = %s ORDER BY idx", run) == before
     assert stack.engine.journal.complete(run, [succeeded(0, mine.lease)]).won == {0}
@@ -219,7 +219,7 @@ def test_only_a_running_step_takes_an_outcome(stack: Stack, source: StepState) -
     wf = Workflow("moves", register=False)
     wf.step("only", steps.noop)
     run = stack.client.start(wf).id
-    lease = uuid4()
+    lease = str(uuid4())
     stack.rows(
         "UPDATE step SET state = %s, lease = %s WHERE run_id = %s",
         source.value, lease if source is StepState.RUNNING else None, run,

@@ -48,24 +48,23 @@ RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s
 --   fin    the run itself, counted down by the steps on which nothing depends; a fatal outcome leaves it to end_run
 WITH o AS MATERIALIZED (
     SELECT %(run)s::uuid AS run_id, t.*
-      FROM unnest(%(idx)s::int[], %(lease)s::uuid[], %(state)s::text[], %(result)s::text[],
-                  %(error)s::text[], %(fault)s::int[], %(blocks)s::bool[], %(fatal)s::bool[], %(delay)s::float8[],
-                  %(ran)s::float8[], %(age)s::float8[])
-        AS t(idx, lease, state, result, error, fault, blocks, fatal, delay, ran, age)
+      FROM jsonb_to_recordset(%(outcomes)s::jsonb)
+        AS t(idx int, lease uuid, state text, result jsonb, error jsonb, fault int, blocks bool, fatal bool,
+             delay float8, ran float8, age float8)
 ), won AS (
     UPDATE step s
-       SET state = o.state, result = o.result::jsonb, error = o.error::jsonb,
+       SET state = o.state, result = o.result, error = o.error,
            failures = s.failures + o.fault, lease = NULL, lease_until = NULL,
-           sent = false, due_at = clock_timestamp() + interval '1 second' * o.delay,
-           started_at = clock_timestamp() - interval '1 second' * (o.age + o.ran),
-           finished_at = clock_timestamp() - interval '1 second' * o.age
+           sent = false, due_at = now() + interval '1 second' * o.delay,
+           started_at = now() - interval '1 second' * (o.age + o.ran),
+           finished_at = now() - interval '1 second' * o.age
       FROM o
      WHERE s.run_id = o.run_id AND s.idx = o.idx AND s.lease = o.lease
     RETURNING s.run_id, s.idx, s.name, s.state, s.dependents, s.attempt, o.error, o.blocks, o.fatal, o.delay
 ), told AS (
     INSERT INTO event (run_id, kind, idx, attempt, detail)
     SELECT %(run)s, CASE state WHEN 'ready' THEN 'step.retry' ELSE 'step.failed' END, idx, attempt,
-           error::jsonb || jsonb_build_object('delay', delay)
+           error || jsonb_build_object('delay', delay)
       FROM won WHERE error IS NOT NULL
 ), need AS (
     SELECT won.run_id, CASE WHEN d < 0 THEN ~d ELSE d END AS idx, count(*)::int AS n,
@@ -81,9 +80,8 @@ WITH o AS MATERIALIZED (
     SELECT locked.run_id, locked.idx, locked.n, locked.blocked, locked.priority, locked.missing = locked.n AS free,
            CASE WHEN locked.missing <> locked.n THEN NULL
                 WHEN locked.was_blocked + locked.blocked > 0 THEN 0.0
-                WHEN locked.queue = %(queue)s THEN a.cost END AS cost
+                WHEN locked.queue = %(queue)s THEN (%(ahead)s::jsonb ->> locked.action)::float8 END AS cost
       FROM locked
-      LEFT JOIN unnest(%(ahead)s::text[], %(cost)s::float8[]) AS a(action, cost) ON a.action = locked.action
 ), ranked AS (
     SELECT run_id, idx, n, blocked, free,
            cost IS NOT NULL AND coalesce(sum(cost) OVER before, 0.0) < %(budget)s
@@ -95,24 +93,24 @@ WITH o AS MATERIALIZED (
     UPDATE step s
        SET missing = s.missing - k.n, blocked = s.blocked + k.blocked,
            state = CASE WHEN k.mine THEN 'running' WHEN k.free THEN 'ready' ELSE s.state END,
-           sent = k.free, due_at = CASE WHEN k.free THEN clock_timestamp() ELSE s.due_at END,
+           sent = k.free, due_at = CASE WHEN k.free THEN now() ELSE s.due_at END,
            attempt = s.attempt + k.mine::int,
            lease = CASE WHEN k.mine THEN %(new_lease)s::uuid END,
            worker = CASE WHEN k.mine THEN %(worker)s END,
-           started_at = CASE WHEN k.mine THEN clock_timestamp() END,
-           lease_until = CASE WHEN k.mine THEN clock_timestamp() + interval '1 second'
+           started_at = CASE WHEN k.mine THEN now() END,
+           lease_until = CASE WHEN k.mine THEN now() + interval '1 second'
                 * least(%(seconds)s, coalesce((s.options->>'timeout')::float8, %(timeout)s) + %(grace)s) END
       FROM ranked k
      WHERE s.run_id = k.run_id AND s.idx = k.idx
     RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
-              CASE WHEN k.mine THEN s.inputs END, CASE WHEN k.mine THEN s.bindings END,
-              CASE WHEN k.mine THEN s.refs END, CASE WHEN k.mine THEN s.options END,
+              CASE WHEN k.mine THEN s.inputs END AS inputs, CASE WHEN k.mine THEN s.bindings END AS bindings,
+              CASE WHEN k.mine THEN s.refs END AS refs, CASE WHEN k.mine THEN s.options END AS options,
               CASE WHEN k.mine THEN 'mine' WHEN k.free THEN 'free' END AS kind
 ), fin AS (
     UPDATE run r
        SET missing = r.missing - k.n,
            state = CASE WHEN r.missing = k.n THEN 'succeeded' ELSE r.state END,
-           finished_at = CASE WHEN r.missing = k.n THEN clock_timestamp() END
+           finished_at = CASE WHEN r.missing = k.n THEN now() END
       FROM (SELECT count(*) FILTER (WHERE dependents = '{}')::int AS n, bool_or(fatal) AS fatal
               FROM won WHERE state <> 'ready') k
      WHERE r.id = %(run)s AND k.n > 0 AND NOT k.fatal AND r.state = 'running'
@@ -124,8 +122,7 @@ SELECT 'won' AS kind, idx, name, NULL AS action, NULL AS queue, NULL::int AS pri
   FROM won
 UNION ALL
 SELECT kind, idx, name, action, queue, priority, attempt, failures, blocked, inputs, bindings, refs, options
-  FROM moved AS m(idx, name, action, queue, priority, attempt, failures, blocked, inputs, bindings, refs,
-                  options, kind)
+  FROM moved
  WHERE kind IS NOT NULL
 UNION ALL
 SELECT 'closed', 0, state, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL

@@ -18,9 +18,10 @@ from trellis.workflows import growth, wire
 from trellis.workflows.artifacts import Artifact, address
 from trellis.workflows.dispatch import pack, unpack
 from trellis.workflows.durations import bundle_size
+from trellis.workflows.journal import SQL
 from trellis.workflows.launch import new_id
 from trellis.workflows.plan import PlannedStep
-from trellis.workflows.records import Claimed, Expired
+from trellis.workflows.records import Claimed, Expired, Outcome
 from trellis.workflows.recovery import verdict
 from trellis.workflows.states import StepState
 
@@ -61,7 +62,7 @@ def test_a_bundle_holds_about_its_budget_and_slow_or_unknown_steps_travel_alone(
 
 
 def late(**changes: Any) -> Expired:
-    base = Expired("r", "w", 1, "s", 1, 0, None, "host:1", 2.0, uuid4())
+    base = Expired("r", "w", 1, "s", 1, 0, None, "host:1", 2.0, str(uuid4()))
     return base._replace(**changes)
 
 
@@ -90,7 +91,7 @@ def test_a_step_killed_for_its_time_limit_failed_by_its_own_fault() -> None:
 def map_step(concurrency: int | None) -> Claimed:
     options = {"map": {"action": "a", "queue": "q", "priority": 5, "inputs": {"x": None, "k": 1},
                        "bindings": [[["x"], "item", []]], "concurrency": concurrency}}  # fmt: skip
-    return Claimed(0, "m", "trellis.map", "q", 5, 1, 0, 0, {}, None, None, options, uuid4())
+    return Claimed(0, "m", "trellis.map", "q", 5, 1, 0, 0, {}, None, None, options, str(uuid4()))
 
 
 @given(st.integers(0, 60), st.integers(1, 8))
@@ -144,3 +145,19 @@ def test_an_artifact_is_written_and_read(tmp_path: Any) -> None:
     assert not file.exists()
     assert Artifact.model_validate_json(file.write_text("é").model_dump_json()).read_text() == "é"
     assert file.exists()
+
+
+def test_psycopg_can_remember_every_hot_statement() -> None:
+    """Longer than 4,096 bytes a statement is taken apart anew at each call, which costs 0.2 ms."""
+    assert {name: len(text) for name, text in SQL.items() if len(text) > 4096} == {}
+
+
+@given(st.floats(0, 1e6), st.one_of(st.none(), st.text()), st.booleans())
+def test_outcomes_are_json(ran: float, text: str | None, fatal: bool) -> None:
+    """Whatever a result or an error says, the list parses and says it again."""
+    result = None if text is None else json.dumps(text).encode()
+    error = None if text is None else {"message": text}
+    outcome = Outcome(3, "lease", StepState.FAILED, result, error, 1, True, 0.5, fatal, ran, 7.0)
+    [told] = json.loads(wire.outcomes([outcome], 9.0))
+    assert (told["idx"], told["state"], told["age"], told["fatal"]) == (3, "failed", 2.0, fatal)
+    assert (told.get("result"), told.get("error")) == (text, error)

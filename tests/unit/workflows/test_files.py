@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def test_what_is_written_reads_the_same_for_other_yaml_readers(value: Any) -> No
 
 def test_yaml_is_read_by_its_core_rules() -> None:
     text = "name: x\nsteps:\n  a:\n    action: anything\n    inputs:\n"
-    for line in "a: no|b: 2013-01-01|c: 12:30|d: 1e3|e: 0x1F|f: ~|g: TRUE|h: 010|i: .5|j: 1_0".split("|"):
+    lines = "a: no|b: 2013-01-01|c: 12:30|d: 1e3|e: 0x1F|f: ~|g: TRUE|h: 010|i: .5|j: 1_0"
+    for line in re.split(r"\|", lines):
         text += f"      {line}\n"
 
     inputs = files.loads(text).steps["a"].inputs
