@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..tasks.errors import ParameterError
+from ..tasks.errors import ConfigurationError, ParameterError
 from .records import Json
 from .schemas import types, whole
 from .spec import WorkflowSpec
@@ -26,9 +26,9 @@ _EXAMPLES = {"array": "'[1, 2]'", "object": """'{"a": 1}'"""}
 def parse(spec: WorkflowSpec, pairs: Iterable[str], file: Path | None = None) -> dict[str, Json]:
     """The parameters that a command line gives: those of a JSON file, and over them `key=value` pairs.
 
-    Raises ParameterError.
+    Raises ParameterError, and ConfigurationError for a file that cannot be read.
     """
-    given: dict[str, Json] = {} if file is None else _from_file(spec.name, file)
+    given: dict[str, Json] = {} if file is None else _from_file(file)
     seen: set[str] = set()
     problems: dict[str, str] = {}
     for pair in pairs:
@@ -94,19 +94,15 @@ def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _from_file(workflow: str, file: Path) -> dict[str, Json]:
+def _from_file(file: Path) -> dict[str, Json]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
     except OSError as error:
-        raise ParameterError(
-            {"--params-file": f"{file} cannot be read: {error.strerror}"}, workflow=workflow
-        ) from error
+        raise ConfigurationError(f"--params-file: {file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise ParameterError({"--params-file": f"{file} is not JSON: {error}"}, workflow=workflow) from error
+        raise ConfigurationError(f"--params-file: {file} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ParameterError(
-            {"--params-file": f'{file} holds no object: write {{"name": value, …}}'}, workflow=workflow
-        )
+        raise ConfigurationError(f'--params-file: {file} holds no object: write {{"name": value, …}}')
     return found
 
 

@@ -7,9 +7,10 @@ the command line was wrong; 130: a person stopped watching and the run goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -21,9 +22,8 @@ from ..tasks.database import connect
 from ..tasks.errors import CommunicationError, ConfigurationError, NotFound
 from ..tasks.logs import configure
 from ..tasks.settings import Settings, load
-from . import arguments, files, launch, live, registry, render, rollcall, show, sources
+from . import arguments, files, live, registry, render, rollcall, show, sources, words
 from .client import Client
-from .definition import Workflow
 from .hints import choices
 from .queries import Queries
 from .records import Run
@@ -72,14 +72,15 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or t
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for name, command in {
+    commands: dict[str, Callable[..., None]] = {
         "run": run,
         "runs": runs,
         "show": show_run,
         "cancel": cancel,
         "graph": graph,
         "schema": print_schema,
-    }.items():
+    }
+    for name, command in commands.items():
         app.command(name)(command)
 
 
@@ -109,20 +110,20 @@ def run(
 ) -> None:
     """Start a run. Prints its id; with --wait watches it, then exits 0 if it succeeded and 1 if not."""
     with _journal(_settings(imports)) as client:
-        workflow = _workflow(target, client)
+        workflow = sources.workflow(target, client, partial(rollcall.module_known, celery))
         values = arguments.parse(workflow.spec, params or (), params_file)
         before = None if key is None else _with_key(client, workflow.name, key)
         started = client.start(workflow, values, key=key)
         if before is not None:
             hint(
-                f"the key {key!r} has this run since {show.moment(before.created_at)}: nothing new was started"
+                f"the key {key!r} has this run since {words.moment(before.created_at)}: nothing new was started"
             )
         if wait:
             _end(client, watch(client, started, as_json=as_json), as_json=as_json, steps=False)
         typer.echo(show.dumps(show.run_json(started)) if as_json else started.id)
         if not started.finished:
             hint(f"watch it: trellis show {started.id} --watch")
-            advice = rollcall.missing(celery, _needs(workflow.spec, client.settings))
+            advice = _advice(workflow.spec, client.settings)
             if advice is not None:
                 hint(advice, "bold yellow")
 
@@ -145,8 +146,9 @@ def runs(
             out.print(show.listing(found, out.width))
         else:
             known = [] if workflow is None else Summaries(client.database).workflows()
+            of = "" if workflow is None else f" of workflow {workflow!r}"
             strange = workflow is not None and workflow not in known
-            hint(f"no runs{choices(workflow or '', known, 'the workflows are') if strange else ''}")
+            hint(f"no runs{of}{choices(workflow or '', known, 'the workflows are') if strange else ''}")
 
 
 def show_run(
@@ -167,7 +169,7 @@ def show_run(
 
 def cancel(
     run_ids: Annotated[
-        list[str], typer.Argument(metavar="RUN…", help="Ids of runs, or the beginnings of them.")
+        list[str], typer.Argument(metavar="RUN", help="Ids of runs, or the beginnings of them.")
     ],
 ) -> None:
     """Cancel runs: waiting steps never start, running bodies are told and then stopped.
@@ -206,7 +208,7 @@ def graph(
 ) -> None:
     """Draw the graph of a workflow, or of a run with the states of its steps."""
     settings = _settings(imports)
-    spec, states = _drawn(target, settings)
+    spec, states = sources.drawing(target, settings, _journal)
     if form is None:
         form = Format.text if output is None else _SUFFIXES.get(output.suffix.lower(), Format.text)
     drawing = {Format.text: render.text, Format.mermaid: render.mermaid, Format.svg: render.draw}[form](
@@ -237,7 +239,7 @@ def _end(client: Client, run: Run, *, as_json: bool, steps: bool) -> NoReturn:
 
 
 def _settings(imports: list[str] | None = None) -> Settings:
-    """The settings with what the command line adds; logs go to stderr, and only what is worth a person's time."""
+    """The settings with what the command line adds. Logs go to stderr: warnings, and more if asked for."""
     settings = load()
     level = "warning" if settings.log_level == "info" else settings.log_level
     configure(settings.model_copy(update={"log_level": level}))
@@ -247,7 +249,10 @@ def _settings(imports: list[str] | None = None) -> Settings:
 
 @contextmanager
 def _journal(settings: Settings | None = None) -> Iterator[Client]:
-    """A client of a database that is there and has the right tables. Raises CommunicationError, SchemaMismatch."""
+    """A client of a database that is there and has the right tables.
+
+    Raises CommunicationError, SchemaMismatch, ConfigurationError.
+    """
     settings = settings or _settings()
     with connect(settings.need_database(), connect_timeout=settings.connect_timeout) as connection:
         schema.check(connection)
@@ -256,29 +261,8 @@ def _journal(settings: Settings | None = None) -> Iterator[Client]:
             yield client
     except live.AWAY as error:
         raise CommunicationError(
-            f"Postgres does not answer any more: {show.one_line(str(error), 300)}"
+            f"Postgres does not answer any more: {words.one_line(str(error), 300)}"
         ) from error
-
-
-def _workflow(target: str, client: Client) -> Workflow:
-    """The workflow that a person means. Raises ConfigurationError, DefinitionError, NotFound."""
-    sources.import_all(client.settings.imports)
-    if sources.is_file(target):
-        return sources.from_file(target, lambda: rollcall.known(celery))
-    try:
-        return launch.resolve(target, Queries(client.database))
-    except NotFound:
-        names = sorted({*registry.workflows.names(), *Summaries(client.database).workflows()})
-        raise _no_workflow(target, names) from None
-
-
-def _no_workflow(target: str, names: list[str]) -> NotFound:
-    return NotFound(
-        "workflow",
-        target,
-        f"a name is found in the modules of --import and TRELLIS_IMPORTS, and in the journal"
-        f"{choices(target, names, 'these know')}",
-    )
 
 
 def _with_key(client: Client, workflow: str, key: str) -> Run | None:
@@ -288,33 +272,12 @@ def _with_key(client: Client, workflow: str, key: str) -> Run | None:
         return None
 
 
-def _needs(spec: WorkflowSpec, settings: Settings) -> set[rollcall.Need]:
-    """What workers have to know and to listen to."""
-    found = set()
+def _advice(spec: WorkflowSpec, settings: Settings) -> str | None:
+    """What a run of this waits for, if it is anything but its turn."""
+    if settings.broker_url is None:
+        return "TRELLIS_BROKER_URL is not set, so nobody was told: the run begins with the next tick"
+    needs = set()
     for step in spec.steps.values():
         info = registry.actions.get(step.action)
-        found.add((step.action, step.queue or (info and info.queue) or settings.default_queue))
-    return found
-
-
-def _drawn(target: str, settings: Settings) -> tuple[WorkflowSpec, dict[str, str] | None]:
-    """A workflow to draw, and the states of its steps where it is a run. Files and modules need no database."""
-    sources.import_all(settings.imports)
-    if sources.is_file(target):
-        return sources.from_file(target, lambda: (), strict=False).spec, None
-    known = registry.workflows.get(target)
-    if known is not None:
-        return known.spec, None
-    with _journal(settings) as client:
-        queries, summaries = Queries(client.database), Summaries(client.database)
-        stored = queries.latest_definition(target)
-        if stored is not None:
-            return WorkflowSpec.model_validate(stored), None
-        try:
-            run_id = summaries.find(target)
-        except NotFound as error:
-            names = sorted({*registry.workflows.names(), *summaries.workflows()})
-            raise NotFound(
-                "workflow or run", target, f"{choices(target, names, 'the workflows are')[2:]}"
-            ) from error
-        return client.definition(run_id), summaries.states(run_id)
+        needs.add((step.action, step.queue or (info and info.queue) or settings.default_queue))
+    return rollcall.missing(celery, needs)

@@ -108,9 +108,8 @@ class Contract:
 
         Absent inputs with a default stay absent: the function fills them in itself.
         """
-        if (
-            not inputs and not self._needs_inputs
-        ):  # saves the call into pydantic-core for bodies without inputs
+        # Bodies without inputs are common where order is all that matters: no call into pydantic-core for them.
+        if not inputs and not self._needs_inputs:
             return {}
         try:
             found = self._check_inputs(inputs)

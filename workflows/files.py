@@ -27,6 +27,8 @@ Format = Literal["yaml", "json"]
 SCHEMA_ID = "urn:celery-trellis:schema:workflow:1"
 _MAX_NODES = 3_000_000  # aliases may multiply: ten lines can stand for a billion values
 
+_ODD_BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
+
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -41,6 +43,15 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # Readers fold these as line breaks, or drop them, unless they are written as escapes.
+    style = '"' if _ODD_BREAKS.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
 
 
 for _tag, _pattern, _first in (

@@ -23,7 +23,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from ..tasks.app import app
 from ..tasks.errors import CommunicationError
-from . import rollcall, show
+from . import rollcall, show, words
 from .client import Client
 from .records import Progress, Run
 from .states import StepState
@@ -118,7 +118,8 @@ class Watch:
             if not self._away:
                 view.tell(
                     Text(
-                        f"Postgres does not answer ({show.one_line(str(error), 120)}): trying again", "yellow"
+                        f"Postgres does not answer ({words.one_line(str(error), 120)}): trying again",
+                        "yellow",
                     )
                 )
             self._away = True
@@ -129,7 +130,7 @@ class Watch:
         for incident in incidents:
             if incident.id not in self._told and incident.step is not None:
                 self._told.add(incident.id)
-                view.tell(show.incident_line(incident))
+                view.tell(words.incident_line(incident))
         if not run.finished:
             view.show(look)
             self._care(look, view)
@@ -157,7 +158,7 @@ class Watch:
     def _ask(self, needs: set[rollcall.Need], silence: float | None) -> None:
         self._advice = rollcall.missing(app, needs)
         if self._advice is None and (silence is None or silence > _SILENT):
-            last = "ever" if silence is None else f"for {show.duration(silence)}"
+            last = "ever" if silence is None else f"for {words.duration(silence)}"
             self._advice = f"no tick has arrived {last}, and retries wait for it: start `trellis beat`"
 
 
@@ -202,7 +203,7 @@ class Screen:
         parts: list[RenderableType] = [
             show.headline(look.run, look.seconds + passed),
             _bar(look.progress, min(_BAR, max(10, width - 20))),
-            show.counted(look.progress.by_state),
+            words.counted(look.progress.by_state),
         ]
         if look.running:
             parts.append(_running(look, passed, width))
@@ -214,7 +215,7 @@ def _bar(progress: Progress, width: int) -> Text:
     bar, filled = Text(), 0
     for state in ("succeeded", "failed", "skipped", "cancelled"):
         share = width * progress.by_state.get(StepState(state), 0) // max(1, progress.total)
-        bar.append("━" * share, show.STYLES[state])
+        bar.append("━" * share, words.STYLES[state])
         filled += share
     bar.append("━" * max(0, width - filled), "bright_black")
     percent = 100 * progress.done // max(1, progress.total)
@@ -227,9 +228,9 @@ def _running(look: Look, passed: float, width: int) -> RenderableType:
         found.add_column(name, no_wrap=True, overflow="ellipsis")
     found.columns[1].justify = found.columns[2].justify = "right"
     for step in look.running:
-        told = "" if step.progress is None else show.one_line(show.compact(step.progress), width)
+        told = "" if step.progress is None else words.one_line(words.compact(step.progress), width)
         attempt = Text(str(step.attempt), "yellow" if step.attempt > 1 else "")
-        found.add_row(step.name, show.duration(step.seconds + passed), attempt, told)
+        found.add_row(step.name, words.duration(step.seconds + passed), attempt, told)
     more = look.progress.by_state.get(StepState.RUNNING, 0) - len(look.running)
     return Group(found, Text(f"… and {more:,} more", "dim")) if more > 0 else found
 
@@ -252,7 +253,7 @@ class Lines:
     def show(self, look: Look) -> None:
         """Show how far the run is, where that changed."""
         progress = look.progress
-        line = f"{progress.done:,}/{progress.total:,} steps: {show.counted(progress.by_state).plain}"
+        line = f"{progress.done:,}/{progress.total:,} steps: {words.counted(progress.by_state).plain}"
         if line != self._last and look.at >= self._next:
             self._last = line
             self._next = look.at + min(_LINE_MAX, max(_LINE_EVERY, (look.at - self._began) / 20))

@@ -6,7 +6,7 @@ gives a person who would wait for ever a reason, and it never takes longer than 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -28,12 +28,16 @@ class _Enough(Exception):
     """What was asked is known; the other answers need not come."""
 
 
-def known(celery: Celery) -> set[str]:
-    """The names of the tasks that workers have, as far as any answer."""
+def module_known(celery: Celery, modules: Sequence[str]) -> str | None:
+    """The first of these modules that a worker has tasks of; None where nobody says so."""
+
+    def of(tasks: set[str]) -> str | None:
+        return next((each for each in modules if any(task.startswith(f"{each}.") for task in tasks)), None)
+
     try:
-        return _known(celery, lambda _: False) or set()
+        return of(_known(celery, lambda tasks: of(tasks) is not None) or set())
     except _NO_BROKER:
-        return set()
+        return None
 
 
 def missing(celery: Celery, needs: Iterable[Need]) -> str | None:

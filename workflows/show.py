@@ -18,88 +18,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from .nodes import Node, Nodes
 from .overview import STATES, SYMBOLS
 from .records import Json, Progress, Run, Step
 from .states import STEP_ENDS, StepState
-from .summaries import Ending, Incident, Node, Nodes, abbreviated
+from .summaries import Ending, Incident, abbreviated
+from .words import STYLES, cause, counted, duration, incident_line, moment, one_line, plural
 
-STYLES = {
-    "succeeded": "green",
-    "failed": "bold red",
-    "running": "cyan",
-    "ready": "blue",
-    "pending": "blue",
-    "parked": "magenta",
-    "waiting": "dim",
-    "skipped": "yellow",
-    "cancelled": "yellow",
-}
-_ORDER = ("succeeded", "failed", "running", "parked", "ready", "waiting", "skipped", "cancelled")
 _UNTOUCHED = {StepState.WAITING, StepState.SKIPPED}  # no body ran, though a worker looked
 _TRACE_LINES = 12
 _WIDE = 120  # columns from which whole ids fit into a listing
-
-
-# --- words
-
-
-def duration(seconds: float) -> str:
-    """A time span in three digits or so."""
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def plural(number: int, thing: str, things: str = "") -> str:
-    """`1 step`, `2,000 steps`, `2 retries`."""
-    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
-
-
-def moment(at: datetime | None) -> str:
-    """A time in the time zone of whoever reads."""
-    return "-" if at is None else at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def one_line(text: str, limit: int) -> str:
-    """A text without line breaks, cut at a limit."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= limit else f"{flat[: limit - 1]}…"
-
-
-def counted(states: Mapping[StepState, int]) -> Text:
-    """`31 succeeded, 2 running`."""
-    parts = [
-        Text(f"{states[StepState(state)]:,} {state}", STYLES[state])
-        for state in _ORDER
-        if states.get(StepState(state))
-    ]
-    return Text(", ").join(parts)
-
-
-def cause(error: Mapping[str, Json] | None) -> str:
-    """`ConnectionError: no route to host`."""
-    if not error:
-        return ""
-    return f"{error.get('type', 'Error')}: {error.get('message', '')}"
-
-
-def incident_line(incident: Incident) -> Text:
-    """What happened, in one line; what matters most stands where no terminal cuts it off."""
-    line = Text(incident.at.astimezone().strftime("%H:%M:%S "), "dim")
-    if incident.step is None:
-        line.append(f"the run {incident.kind.partition('.')[2]}", "bold")
-    else:
-        line.append(incident.step, "bold").append(f" attempt {incident.attempt} failed")
-    if incident.kind == "step.retry":
-        line.append(f", next in {duration(float(incident.detail.get('delay') or 0.0))}", "yellow")
-    if incident.detail.get("type"):
-        line.append(f": {one_line(cause(incident.detail), 300)}")
-    return line
 
 
 # --- a run
@@ -239,7 +167,7 @@ def results(endings: Sequence[Ending], total: int) -> RenderableType | None:
 def listing(runs: Sequence[Run], width: int) -> Table:
     """Runs, a line each. Where there is no room for whole ids, as much of each as tells it from the others."""
     ids = [run.id for run in runs]
-    columns = {
+    columns: dict[str, Sequence[str | Text]] = {
         "run": ids if width >= _WIDE else abbreviated(ids),
         "workflow": [run.workflow for run in runs],
         "state": [Text(run.state.value, STYLES[run.state.value]) for run in runs],
@@ -281,11 +209,6 @@ def run_document(
 def dumps(value: Any) -> str:
     """JSON for programs, readable for people."""
     return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-def compact(value: Json) -> str:
-    """JSON in one line, for people."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _fields(record: Any) -> dict[str, Json]:

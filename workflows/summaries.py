@@ -12,45 +12,21 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Text, and_, cast, distinct, extract, func, select, true
+from sqlalchemy import Select, Text, and_, cast, extract, func, select, true
 
 from ..tasks.database import Database
 from ..tasks.errors import NotFound
-from .plan import EXPAND, GATHER, GATHER_SUFFIX
+from . import nodes
+from .nodes import Nodes
+from .plan import GATHER_SUFFIX
 from .records import Json, Progress
 from .states import STEP_ENDS, StepState
 from .tables import DefinitionRow, EventRow, HeartbeatRow, RunRow, StepRow
 
-_BODY = StepRow.action.not_in([EXPAND, GATHER])  # a row whose body somebody wrote
 _SHORT = 13  # characters of an id that tell its millisecond
 _HEX = frozenset("0123456789abcdef")
 _CANDIDATES = 5  # ids that an ambiguous one is answered with
 _NAMES = 1000  # workflows that a misspelled name is compared with
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A step as a person counts them: a map is one, with all its items."""
-
-    idx: int
-    name: str
-    action: str
-    is_map: bool
-    states: dict[StepState, int]  # of the step; of its items, where it is a map that has them
-    attempts: int
-    retries: int
-    started_at: datetime | None
-    finished_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Nodes:
-    """Some of a run's nodes, and how many there are in all."""
-
-    shown: list[Node]
-    total: int
-    retries: int
-    as_of: datetime  # by the clock of Postgres, like all times in the journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +71,16 @@ class Summaries:
         with self._database.engine.connect() as connection:
             return connection.execute(statement).all()
 
+    @staticmethod
+    def is_id(text: str) -> bool:
+        """Whether a text can be the id of a run, or the beginning of one."""
+        digits = text.lower().replace("-", "")
+        return 0 < len(digits) <= 32 and _HEX.issuperset(digits)
+
     def find(self, text: str) -> str:
         """The id of the only run whose id begins so. Raises NotFound."""
-        digits = text.strip().lower().replace("-", "")
-        if not digits or len(digits) > 32 or not _HEX.issuperset(digits):
+        digits = text.lower().replace("-", "")
+        if not self.is_id(text):
             raise NotFound("run", text, "give its id, or the beginning of it; `trellis runs` lists them")
         if len(digits) == 32:
             return str(UUID(digits))
@@ -114,7 +96,7 @@ class Summaries:
 
     def workflows(self) -> list[str]:
         """The names of the workflows that the journal knows."""
-        rows = self._all(select(distinct(DefinitionRow.name)).order_by(DefinitionRow.name).limit(_NAMES))
+        rows = self._all(select(DefinitionRow.name).distinct().order_by(DefinitionRow.name).limit(_NAMES))
         return [row[0] for row in rows]
 
     def age(self, run_id: str) -> float:
@@ -129,7 +111,7 @@ class Summaries:
         """How far a run is, counted in steps that somebody wrote: the engine's own are left out."""
         rows = self._all(
             select(StepRow.state, func.count())
-            .where(StepRow.run_id == UUID(run_id), _BODY)
+            .where(StepRow.run_id == UUID(run_id), nodes.BODY)
             .group_by(StepRow.state)
         )
         by_state = {StepState(state): count for state, count in rows}
@@ -138,11 +120,11 @@ class Summaries:
 
     def nodes(self, run_id: str, limit: int) -> Nodes:
         """Nodes of a run, in the order of its graph: those that failed, those that run, then the first ones."""
-        rows = self._all(_nodes(run_id, limit))
+        rows = self._all(nodes.statement(run_id, limit))
         if not rows:
             return Nodes([], 0, 0, self._all(select(func.clock_timestamp()))[0][0])
         first = rows[0]
-        shown = sorted((_node(row) for row in rows), key=lambda node: node.idx)
+        shown = sorted((nodes.node(row) for row in rows), key=lambda each: each.idx)
         return Nodes(shown, first.total, int(first.all_retries or 0), first.as_of)
 
     def running(self, run_id: str, limit: int) -> list[Running]:
@@ -222,62 +204,6 @@ class Summaries:
             .limit(limit)
         )
         return {(action, queue) for action, queue in rows}
-
-
-def _count(state: StepState) -> ColumnElement[int]:
-    return func.count().filter(_BODY, StepRow.state == state.value).label(state.value)
-
-
-def _nodes(run_id: str, limit: int) -> Select[*tuple[Any, ...]]:
-    """One row a node: the name of an item is its map's and a number in brackets."""
-    name = func.split_part(StepRow.name, "[", 1).label("name")
-    retries = func.sum(func.greatest(StepRow.attempt - 1, 0)).filter(_BODY)
-    return (
-        select(
-            func.min(StepRow.idx).label("idx"),
-            name,
-            func.max(StepRow.action).filter(_BODY).label("action"),
-            func.max(StepRow.options["map"]["action"].astext)
-            .filter(StepRow.action == EXPAND)
-            .label("mapped"),
-            func.max(StepRow.state).filter(StepRow.action == EXPAND).label("expand"),
-            func.max(StepRow.state).filter(StepRow.action == GATHER).label("gather"),
-            *(_count(state) for state in StepState),
-            func.sum(StepRow.attempt).filter(_BODY).label("attempts"),
-            retries.label("retries"),
-            func.min(StepRow.started_at).label("started_at"),
-            func.max(StepRow.finished_at).label("finished_at"),
-            func.count().over().label("total"),
-            func.sum(retries).over().label("all_retries"),
-            func.clock_timestamp().label("as_of"),
-        )
-        .where(StepRow.run_id == UUID(run_id))
-        .group_by(name)
-        .order_by(
-            (func.count().filter(StepRow.state == StepState.FAILED.value) > 0).desc(),
-            (func.count().filter(StepRow.state == StepState.RUNNING.value) > 0).desc(),
-            func.min(StepRow.idx),
-        )
-        .limit(limit)
-    )
-
-
-def _node(row: Any) -> Node:
-    counts = {state: int(row._mapping[state.value]) for state in StepState}
-    states = {state: count for state, count in counts.items() if count}
-    if row.expand is not None and not states:  # a map that has no items, or not yet
-        states = {StepState(row.gather if row.expand == StepState.SUCCEEDED.value else row.expand): 1}
-    return Node(
-        row.idx,
-        row.name,
-        row.mapped or row.action,
-        row.expand is not None,
-        states,
-        int(row.attempts or 0),
-        int(row.retries or 0),
-        row.started_at,
-        row.finished_at,
-    )
 
 
 def abbreviated(ids: Sequence[str]) -> list[str]:

@@ -55,7 +55,10 @@ JSON = st.recursive(
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
     | st.sampled_from(
-        ["no", "1e3", "0x1f", "010", "2013-01-01", "12:30", "~", "null", "<<", "=", "1_000", ".5", "${x}"]
+        ["no", "1e3", "0x1f", "010", "2013-01-01", "12:30", "~", "null", "<<", "=", "1_000", ".5"]
+    )
+    | st.sampled_from(
+        ["${x}", "\x85", "a\u2028b", "\ufeffa", "a\rb", " ", "\t", "a\n", "\n\n a", "- a", "a: b", "#"]
     ),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text("ab <:{~1", max_size=3), inner, max_size=3)

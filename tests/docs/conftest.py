@@ -1,0 +1,21 @@
+"""Fixtures for the documentation's tests; see book.py for how a page is written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from book import Zygote  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Starts programs."""
+    found = Zygote()
+    yield found
+    found.close()
