@@ -35,7 +35,7 @@ broker_transport_options = {
     "socket_keepalive": True,
     "socket_connect_timeout": 5,
     "health_check_interval": 25,
-    "retry_on_timeout": True,
+    # No `retry_on_timeout`: kombu then writes every message by itself, four times slower than a pipeline.
     # Whoever publishes gives up soon: the steps are in the journal. Without this a sender waits for ever.
     "max_retries": 2,
     "interval_start": 0.0,

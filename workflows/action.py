@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 from uuid import uuid4
 
@@ -137,8 +139,19 @@ def action(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
     return lambda body: _define(body, options)
 
 
+def _module_of(function: Callable[..., Any]) -> str:
+    """The name under which a worker imports the function's module; a script's is that of its file."""
+    if function.__module__ != "__main__":
+        return function.__module__
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None:  # python -m package.module
+        return main.__spec__.name
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else "__main__"
+
+
 def _define(function: Callable[..., Any], options: dict[str, Any]) -> Action[Any, Any]:
-    name = options.get("name") or f"{function.__module__}.{function.__qualname__}"
+    name = options.get("name") or f"{_module_of(function)}.{function.__qualname__}"
     priority, timeout = options.get("priority", 5), options.get("timeout")
     effects, retries = options.get("effects", "repeatable"), options.get("retries", 0)
     if not isinstance(priority, int) or not 0 <= priority <= 9:

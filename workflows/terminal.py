@@ -17,6 +17,7 @@ from .client import Client
 from .records import Run
 from .states import RunState
 from .summaries import Summaries
+from .views import view_on
 
 _PIPE_WIDTH = 160  # columns where there is no terminal to ask
 _NODES = 40  # lines of a table
@@ -42,7 +43,7 @@ def watch(client: Client, run: Run, *, as_json: bool) -> Run:
     where, watched = console(stderr=as_json), live.Watch(client, run)
     while True:
         try:
-            return watched.follow(live.view_on(where))
+            return watched.follow(view_on(where))
         except KeyboardInterrupt:
             choice = _ask(where)
             if choice == "c":

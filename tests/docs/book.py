@@ -153,7 +153,9 @@ class Book:
     def _code(self, fence: Fence) -> None:
         lines = fence.text.splitlines()
         nodes = ast.parse(fence.text).body
-        starts = [min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) for node in nodes]
+        starts = [
+            min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) for node in nodes
+        ]
         for number, start in enumerate(starts):
             end = starts[number + 1] - 1 if number + 1 < len(starts) else len(lines)
             part = lines[start - 1 : end]
@@ -221,9 +223,7 @@ class Book:
     def _program(self, words: list[str], env: dict[str, str]) -> list[str]:
         out = self.folder.parent / "out.txt"
         with out.open("wb") as file, open(os.devnull, "rb") as nothing:
-            pid = self._zygote.start(
-                words, self.folder, env, nothing.fileno(), file.fileno(), file.fileno()
-            )
+            pid = self._zygote.start(words, self.folder, env, nothing.fileno(), file.fileno(), file.fileno())
         late = threading.Timer(PATIENCE, os.killpg, (pid, signal.SIGKILL))
         late.start()
         try:
@@ -255,7 +255,10 @@ class Book:
         imports = ",".join(given["imports"] or ())
         queues = [queue for queue in (given["queues"] or "").split(",") if queue]
         command = services.worker_command(
-            self._stack.settings, queues=queues, concurrency=given["concurrency"] or 2, name=given["name"] or "trellis"
+            self._stack.settings,
+            queues=queues,
+            concurrency=given["concurrency"] or 2,
+            name=given["name"] or "trellis",
         )
         name = given["name"] or "worker"
         env = {**env, "TRELLIS_IMPORTS": imports}
@@ -369,4 +372,3 @@ class Repl:
         self._ask.close()
         self._zygote.wait(self._pid)
         self._answer.close()
-

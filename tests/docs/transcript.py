@@ -24,7 +24,10 @@ _MASKS: tuple[tuple[str, str], ...] = (
     (r"\b\d\d:\d\d:\d\d\b", r"\d\d:\d\d:\d\d"),
     (r"https?://127\.0\.0\.1:\d+", r"https?://127\.0\.0\.1:\d+"),
     (r"127\.0\.0\.1:\d+(?:/\w+)?", r"127\.0\.0\.1:\d+(?:/\w+)?"),
-    (r"\b(?:Postgres|Redis|pgvector|trellis) \d+(?:\.\d+)+", r"(?:Postgres|Redis|pgvector|trellis) \d+(?:\.\d+)+"),
+    (
+        r"\b(?:Postgres|Redis|pgvector|trellis) \d+(?:\.\d+)+",
+        r"(?:Postgres|Redis|pgvector|trellis) \d+(?:\.\d+)+",
+    ),
     (r"\b(?:trellis|worker|gpu)@[\w.-]+", r"\w+@[\w.-]+"),
     (r"\bworker [\w.-]+:\d+", r"worker [\w.-]+:\d+"),
     (r'"worker": "[^"]*"', r'"worker": "[^"]*"'),

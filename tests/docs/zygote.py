@@ -44,9 +44,7 @@ def repl() -> None:
         request = json.loads(line)
         out = io.StringIO()
         error, frames = None, ""
-        code = compile(
-            ast.parse(request["code"]), request["name"], "exec", flags=0, dont_inherit=True
-        )
+        code = compile(ast.parse(request["code"]), request["name"], "exec", flags=0, dont_inherit=True)
         with redirect_stdout(out):
             try:
                 exec(code, namespace)

@@ -90,11 +90,12 @@ def test_the_only_top_level_is_trellis(wheel: Path) -> None:
 
 def test_the_wheel_holds_every_file_of_the_floors(wheel: Path) -> None:
     """Code, SQL, migrations and type markers: what runs in the checkout is what a user gets."""
+    source = wheel.parents[1] / "source"
     wanted = {"trellis/celeryconfig.py"}
     for floor in FLOORS:
-        for path in (ROOT / floor).rglob("*"):
+        for path in (source / floor).rglob("*"):
             if path.suffix in (".py", ".sql") or path.name == "py.typed":
-                wanted.add("trellis/" + path.relative_to(ROOT).as_posix())
+                wanted.add("trellis/" + path.relative_to(source).as_posix())
     assert {name for name in _names(wheel) if name.startswith("trellis/")} == wanted
     assert any(name.endswith(".sql") for name in wanted)
     assert any("/migrations/versions/" in name for name in wanted)

@@ -8,7 +8,9 @@
 -- A word on plans: journals grow from nothing to 100,000 rows within seconds, so the planner's statistics are
 -- always wrong, and it would gladly scan a run, or all ready steps, to find a few ids (measured: 157 µs a step
 -- instead of 20). Therefore the run's id comes out of a materialized CTE together with the step's: without a
--- constant to start from, the one plan left is a loop over the named ids with the primary key inside. Leases
+-- constant to start from, the one plan left is a loop over the named ids with the primary key inside (nothing else
+-- may equal that run_id: joined with run.id, it would let the planner scan the run once per id). A test looks at
+-- every plan. Leases
 -- stand only on running steps, so `lease = …` says `state = 'running'` without inviting the partial index on it.
 
 -- name: claim
@@ -30,8 +32,8 @@ UPDATE step s
        started_at = clock_timestamp(), finished_at = NULL, progress = NULL,
        lease_until = clock_timestamp() + interval '1 second'
                      * least(%(seconds)s, coalesce((s.options->>'timeout')::float8, %(timeout)s) + %(grace)s)
-  FROM o JOIN run r ON r.id = o.run_id, quick
- WHERE quick.done IS NOT NULL AND s.run_id = o.run_id AND s.idx = o.idx
+  FROM o, quick, run r
+ WHERE quick.done IS NOT NULL AND r.id = %(run)s AND s.run_id = o.run_id AND s.idx = o.idx
    AND s.state || '' = 'ready' AND (s.sent OR s.due_at <= clock_timestamp())
 RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
           s.inputs, s.bindings, s.refs, s.options, r.workflow, r.correlation_id
@@ -235,9 +237,9 @@ WITH due AS (
      FOR UPDATE SKIP LOCKED
 )
 UPDATE step s SET sent = true, due_at = clock_timestamp()
-  FROM due JOIN run r ON r.id = due.run_id
+  FROM due
  WHERE s.run_id = due.run_id AND s.idx = due.idx
-RETURNING s.run_id, r.workflow, s.idx, s.name, s.action, s.queue, s.priority, s.attempt
+RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt
 
 -- name: take_expired
 -- Takes over steps whose lease has run out, under a lease of our own, so that what becomes of them goes
@@ -251,9 +253,9 @@ WITH late AS (
      FOR UPDATE SKIP LOCKED
 )
 UPDATE step s SET lease = %(lease)s, lease_until = clock_timestamp() + interval '15 seconds'
-  FROM late JOIN run r ON r.id = late.run_id
+  FROM late
  WHERE s.run_id = late.run_id AND s.idx = late.idx
-RETURNING s.run_id, r.workflow, s.idx, s.name, s.attempt, s.failures, s.options, s.worker,
+RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.attempt, s.failures, s.options, s.worker,
           extract(epoch FROM clock_timestamp() - s.started_at)::float8 AS ran
 
 -- name: durations
