@@ -4,6 +4,8 @@ The law: Redis carries hints, Postgres the truth. So nothing here has to make Ce
 make it quick to notice a loss, and never to do a thing twice on its own account.
 """
 
+from kombu import Exchange, Queue
+
 from trellis.tasks.settings import SYSTEM_QUEUE, current
 
 _settings = current()
@@ -57,6 +59,8 @@ accept_content = result_accept_content = ["json"]
 
 # --- queues
 task_default_queue = _settings.default_queue
+# What a worker without `--queues` consumes; the ticks come first, however long the other queue is.
+task_queues = [Queue(name, Exchange(name), name) for name in (SYSTEM_QUEUE, _settings.default_queue)]
 task_create_missing_queues = True
 task_default_priority = 4  # the middle: Trellis' priority 5
 task_inherit_parent_priority = False

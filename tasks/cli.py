@@ -109,7 +109,10 @@ def up(
 def worker(
     queues: Annotated[
         str | None,
-        typer.Option(help="Queues to consume, separated by commas; all by default.", show_default=False),
+        typer.Option(
+            help="Queues to consume, separated by commas; TRELLIS_DEFAULT_QUEUE and the ticks by default.",
+            show_default=False,
+        ),
     ] = None,
     concurrency: Concurrency = None,
     pool: PoolOption = None,

@@ -24,7 +24,7 @@ from redis import RedisError
 from .child import Child, StopSteps
 from .errors import CommunicationError, MissingExtra
 from .places import HOST
-from .settings import PREFIX, SYSTEM_QUEUE, Settings
+from .settings import PREFIX, Settings
 
 PING_SECONDS = 0.5
 PROBE_TRANSPORT = {"max_retries": 0, "socket_connect_timeout": 1, "socket_timeout": 1}  # an answer or none
@@ -44,12 +44,12 @@ def worker_command(
     quiet: bool = False,
 ) -> list[str]:
     """The command of a worker."""
-    consumed = queues or (settings.default_queue, SYSTEM_QUEUE)
     command = [*CELERY, *(["--quiet"] if quiet else []), "--app=trellis.tasks", "worker"]
     # Mingle and gossip only exchange revokes and clocks, at the price of a second at each start;
     # cancels are facts in Postgres.
     command += ["--without-mingle", "--without-gossip", f"--loglevel={settings.log_level}"]
-    command += [f"--queues={','.join(consumed)}"]
+    if queues:
+        command.append(f"--queues={','.join(queues)}")
     if concurrency is not None:
         command.append(f"--concurrency={concurrency}")
     if pool is not None:

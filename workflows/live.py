@@ -90,7 +90,7 @@ class Watch:
 
 
 class _Doubt:
-    """Finds out why nothing moves: asks the workers, in the background since their silence takes a second."""
+    """Finds out why nothing moves."""
 
     def __init__(self, summaries: Summaries, run_id: str) -> None:
         self._summaries = summaries
@@ -98,30 +98,37 @@ class _Doubt:
         self._done = -1
         self._moved = time.monotonic()
         self._asked = float("-inf")
-        self._asking: threading.Thread | None = None
-        self._found: str | None = None
+        self._question: _Question | None = None
 
     def advice(self, look: Look) -> str | None:
         """What a person should know, once it is found out."""
         if look.running or look.progress.done != self._done:
-            self._done, self._moved = look.progress.done, look.at
-            self._found = None
-        elif self._asking is not None:
-            if not self._asking.is_alive():
-                self._asking = None
-                return self._found
+            self._done, self._moved, self._question = look.progress.done, look.at, None
+        elif self._question is not None:
+            if not self._question.is_alive():
+                found, self._question = self._question.found, None
+                return found
         elif look.at - self._moved >= _STALLED and look.at - self._asked >= _STALLED_AGAIN:
             self._asked = look.at
             needs = self._summaries.needs(self._run, _INCIDENTS)
             if needs:
-                arguments = (needs, self._summaries.silence())
-                self._asking = threading.Thread(target=self._ask, args=arguments, daemon=True)
-                self._asking.start()
+                self._question = _Question(needs, self._summaries.silence())
+                self._question.start()
         return None
 
-    def _ask(self, needs: set[rollcall.Need], silence: float | None) -> None:
-        found = rollcall.missing(app, needs)
-        if found is None and (silence is None or silence > _SILENT):
-            last = "ever" if silence is None else f"for {words.duration(silence)}"
-            found = f"no tick has arrived {last}, and retries wait for one: start `trellis beat`"
-        self._found = found
+
+class _Question(threading.Thread):
+    """Asks the workers, beside the watching: to be sure that nobody answers takes a second."""
+
+    def __init__(self, needs: set[rollcall.Need], silence: float | None) -> None:
+        super().__init__(name="trellis-question", daemon=True)
+        self._needs = needs
+        self._silence = silence
+        self.found: str | None = None
+
+    def run(self) -> None:
+        """Ask."""
+        self.found = rollcall.missing(app, self._needs)
+        if self.found is None and (self._silence is None or self._silence > _SILENT):
+            last = "ever" if self._silence is None else f"for {words.duration(self._silence)}"
+            self.found = f"no tick has arrived {last}, and retries wait for one: start `trellis beat`"

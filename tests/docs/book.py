@@ -197,8 +197,7 @@ class Book:
 
     def _command(self, command: str) -> list[str]:
         for documented, true in self._ids.items():
-            command = command.replace(documented, true)
-            command = re.sub(rf"\b{documented[:8]}[0-9a-f-]*", true, command)
+            command = re.sub(rf"\b{documented[:13]}[0-9a-f-]*", true, command)
         words = shlex.split(command, comments=True)
         env = dict(self._environment)
         while "=" in words[0]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _SPAN = r"(?:\d[\d,.]* (?:ms|s|seconds)\b|\d+ min \d\d s|\d+ h \d\d min)"
@@ -43,6 +44,7 @@ _MASKS: tuple[tuple[str, str], ...] = (
     (r"\s+", r"\s+"),
 )
 _ANY = re.compile("|".join(f"(?P<m{number}>{seen})" for number, (seen, _) in enumerate(_MASKS)))
+_LOGGED = re.compile(r"^\d\d:\d\d:\d\d ")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # On a terminal a bar stands there, which is gone at the end.
 _PROGRESS = re.compile(r"^[\d,]+/[\d,]+ steps: ")
@@ -74,8 +76,8 @@ def lines_of(output: str) -> list[str]:
 
 def differs(shown: Sequence[str], output: Sequence[str], remember: Callable[[str, str], None]) -> str | None:
     """What is different, in a sentence; None where nothing is."""
-    shown = [line.strip() for line in shown if line.strip()]
-    output = [line.strip() for line in output if line.strip()]
+    shown = _settled([line.strip() for line in shown if line.strip()])
+    output = _settled([line.strip() for line in output if line.strip()])
     at = 0
     for number, line in enumerate(shown):
         if line == "…":
@@ -95,3 +97,11 @@ def differs(shown: Sequence[str], output: Sequence[str], remember: Callable[[str
     if at < len(output):
         return f"the page does not show {output[at]!r}"
     return None
+
+
+def _settled(lines: list[str]) -> list[str]:
+    """With neighbouring lines of a log in one order: two workers may tell them in either."""
+    settled: list[str] = []
+    for is_log, group in groupby(lines, lambda line: bool(_LOGGED.match(line))):
+        settled += sorted(group, key=lambda line: line[9:]) if is_log else group
+    return settled

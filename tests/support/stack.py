@@ -176,7 +176,7 @@ class Stack:
         """A worker, ready to work."""
         process = self.spawn(
             name, "worker", "-n", f"{name}@test", "-c", str(concurrency), "-P", pool, "-l", "info",
-            "-Q", "celery,trellis.system", "--without-gossip", "--without-mingle", **env,
+            "--without-gossip", "--without-mingle", **env,
         )  # fmt: skip
         eventually(lambda: " ready" in process.text() or process.popen.poll() is not None, 30, "worker ready")
         assert process.popen.poll() is None, process.text()
