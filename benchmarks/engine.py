@@ -72,6 +72,11 @@ class Bench:
             beat=None if beat is None else beat.pid,
         )
 
+    def idle_meter(self) -> Meter:
+        """CPU time of everything that is up while nothing is measured."""
+        workers = {name: side.group.worker.pid for name, side in self.sides.items()}
+        return Meter(postgres=self.servers.postgres.pid, redis=self.servers.redis.pid, **workers)
+
 
 @contextmanager
 def bench() -> Iterator[Bench]:
@@ -110,7 +115,7 @@ def run(given: argparse.Namespace, every: list[shapes.Shape], say: measure.Say) 
         meters = {name: made.meter(side) for name, side in made.sides.items()}
         results: dict[str, Any] = {"ratio": {}, "machine": report.machine(), "repeats": repeats}
         results["environment"] = _environment()
-        results["idle_cpu_percent"] = measure.idle_cpu(list(meters.values()), 3.0)
+        results["idle_cpu_percent"] = measure.idle_cpu(made.idle_meter(), 5.0)
         with measure.settled():
             found = measure.compare(compared, made.sides, meters, repeats, say)
         results |= {"ratio": report.ratios(found), "raw": report.raw(found)}
@@ -181,7 +186,7 @@ def main() -> int:
     except (TrellisError, ValueError) as error:
         print(f"engine.py: {error}", file=sys.stderr)
         return 1
-    report.show(results, every, Console())
+    report.show(results, every, Console(width=None if sys.stdout.isatty() else 120))
     print(f"written to {given.out}")
     return 0
 

@@ -135,12 +135,11 @@ def queued_bytes(url: str) -> int:
         return sum(client.memory_usage(key, samples=0) or 0 for key in client.scan_iter())
 
 
-def idle_cpu(meters: Sequence[Meter], seconds: float) -> float:
-    """Percent of one processor that all groups use together while nothing runs."""
-    before = [sum(meter.read().values()) for meter in meters]
-    time.sleep(seconds)
-    after = [sum(meter.read().values()) for meter in meters]
-    return round(100.0 * sum(b - a for a, b in zip(before, after, strict=True)) / seconds, 2)
+def idle_cpu(meter: Meter, seconds: float) -> float:
+    """Percent of one processor that everything together uses while nothing runs."""
+    with meter.measuring() as spent:
+        time.sleep(seconds)
+    return round(100.0 * sum(spent.values()) / seconds, 2)
 
 
 class settled:  # noqa: N801 (used like a function)

@@ -9,7 +9,6 @@ numbers, regular expressions and whatever could take very long are refused when 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,8 +40,6 @@ _REFUSED = {
     ">>": "bit shifts can fill the memory",
     "**": "powers can run for ever",
 }
-# The parser behind rule-engine keeps the expression it is working on in the parser itself.
-_parsing = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +114,7 @@ def compile(text: str) -> Condition:  # noqa: A001  # as re.compile
     """Parse a condition. Raises DefinitionError."""
     _refuse_dangers(text)
     try:
-        with _parsing:
-            rule = rule_engine.Rule(text, context=_Context())
+        rule = rule_engine.Rule(text, context=_Context())
     except errors.EngineError as error:
         raise DefinitionError(f"the condition {text!r} is wrong: {_explain(error)}") from error
     except (ArithmeticError, ValueError, RecursionError) as error:

@@ -8,7 +8,7 @@ keep the order of their definition wherever the dependencies allow it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from ..tasks.errors import CycleError
 from . import expressions
@@ -55,8 +55,8 @@ def order(parents: Parents, *, workflow: str | None = None) -> list[str]:
     rank = {name: position for position, name in enumerate(names)}
     below = children(parents)
     missing = {name: len(above) for name, above in parents.items()}
+    # Ascending, and so a heap already: the earliest definition comes first, which makes the order stable.
     ready = [rank[name] for name, count in missing.items() if count == 0]
-    heapify(ready)  # the earliest definition first: stable
     found: list[str] = []
     while ready:
         name = names[heappop(ready)]

@@ -23,10 +23,12 @@ from .summaries import Incident, Summaries
 from .views import Look, View
 
 _LOOK = 0.25  # seconds between looks at least
-_LOOK_MAX = 5.0
-_LOOK_SHARE = 20  # a look is followed by a pause of twenty times its cost
+_LOOK_MAX = 3.0
+_LOOK_SHARE = 8  # a look is followed by a pause of eight times its cost
 _RUNNING = 8  # running steps on a screen
 _INCIDENTS = 50
+_TOLD = 3  # of those that came with one look; the others are counted
+_STORM = 2.0  # seconds without a word after that
 _STALLED = 3.0  # seconds in which nothing moves before the workers are asked
 _STALLED_AGAIN = 30.0
 _SILENT = 10.0  # seconds without a tick; one that is merely late comes sooner
@@ -43,6 +45,7 @@ class Watch:
         self._summaries = Summaries(client.database)
         self._doubt = _Doubt(self._summaries, run.id)
         self._told: set[int] = set()
+        self._next_storm = 0.0
         self._away = False
 
     def follow(self, view: View) -> Run:
@@ -71,22 +74,33 @@ class Watch:
         if self._away:
             self._away = False
             view.tell(Text("Postgres answers again", "green"))
-        for incident in incidents:
-            if incident.id not in self._told and incident.step is not None:
-                self._told.add(incident.id)
-                view.tell(words.incident_line(incident))
+        self._tell(view, incidents, look)
         if advice is not None:
             view.tell(Text(f"nothing moves: {advice}", "yellow"))
         if not look.run.finished:
             view.show(look)
         return look.run
 
+    def _tell(self, view: View, incidents: list[Incident], look: Look) -> None:
+        """Say what went wrong since the last look; of a storm, only that it blows."""
+        fresh = [each for each in incidents if each.id not in self._told and each.step is not None]
+        if not fresh or (look.at < self._next_storm and not look.run.finished):
+            return
+        self._told.update(each.id for each in fresh)
+        for incident in fresh[:_TOLD]:
+            view.tell(words.incident_line(incident))
+        if len(fresh) > _TOLD:
+            least = "at least " if len(incidents) == _INCIDENTS else ""
+            view.tell(Text(f"… and {least}{words.plural(len(fresh) - _TOLD, 'more failed attempt')}", "dim"))
+            self._next_storm = look.at + _STORM
+
     def _read(self) -> tuple[Look, list[Incident]]:
         summaries = self._summaries
+        age = summaries.age(self._run)  # fails at once where Postgres is away; the client would wait for it
         run = self._client.get(self._run)  # before the rest, so that nothing is missing once it is over
         incidents = summaries.incidents(self._run, _INCIDENTS)
-        age, progress = summaries.age(self._run), summaries.progress(self._run)
-        return Look(run, age, progress, summaries.running(self._run, _RUNNING)), incidents
+        look = Look(run, age, summaries.progress(self._run), summaries.running(self._run, _RUNNING))
+        return look, incidents
 
 
 class _Doubt:

@@ -140,9 +140,13 @@ def failure(run: Run) -> RenderableType | None:
     return Group(*parts)
 
 
-def failures(incidents: Sequence[Incident], fatal: str | None) -> RenderableType | None:
-    """The steps that failed and let their run go on."""
+def failures(run: Run, incidents: Sequence[Incident], progress: Progress) -> RenderableType | None:
+    """The latest of the steps that failed and let their run go on."""
+    fatal = None if run.error is None else run.error.get("step")
     lines = [incident_line(each) for each in incidents if each.step != fatal]
+    total = progress.by_state.get(StepState.FAILED, 0)
+    if total > len(incidents):
+        lines.insert(0, Text(f"The latest of {plural(total, 'failed step')}:", "dim"))
     return Group(*lines) if lines else None
 
 
@@ -191,8 +195,10 @@ def listing(runs: Sequence[Run], width: int) -> Table:
 
 
 def run_json(run: Run) -> dict[str, Json]:
-    """A run's fields."""
-    return {**_fields(run), "seconds": run_seconds(run)}
+    """A run's fields; `steps` is left to the list of them."""
+    fields = {**_fields(run), "seconds": run_seconds(run)}
+    fields["step_count"] = fields.pop("steps")
+    return fields
 
 
 def run_document(

@@ -23,7 +23,7 @@ _PIPE_WIDTH = 160  # columns where there is no terminal to ask
 _NODES = 40  # lines of a table
 _INCIDENTS = 10
 _RESULTS = 5
-_RESULT_CHARACTERS = 1000
+_RESULT_CHARACTERS = 400
 _DETACHED = 130  # what shells give a command that Ctrl-C ended
 
 
@@ -71,11 +71,11 @@ def _ask(where: Console) -> str:
 def report(client: Client, run: Run) -> None:
     """Print how a run stands: its steps, its error or its results."""
     out, summaries = console(), Summaries(client.database)
-    fatal = None if run.error is None else run.error.get("step")
+    progress = summaries.progress(run.id)
     failed = summaries.incidents(run.id, _INCIDENTS, kind="step.failed")
     parts = [
-        show.table(summaries.nodes(run.id, _NODES), summaries.progress(run.id)),
-        show.failures(failed, fatal),
+        show.table(summaries.nodes(run.id, _NODES), progress),
+        show.failures(run, failed, progress),
         show.failure(run),
     ]
     if run.state is RunState.SUCCEEDED:

@@ -56,7 +56,7 @@ class View(Protocol):
 
 def view_on(console: Console) -> View:
     """The view that fits a console."""
-    return Screen(console) if console.is_terminal else Lines(console)
+    return Screen(console) if console.is_terminal and not console.is_dumb_terminal else Lines(console)
 
 
 class Screen:

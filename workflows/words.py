@@ -76,7 +76,7 @@ def cause(error: Mapping[str, Json] | None) -> str:
 
 def incident_line(incident: Incident) -> Text:
     """What happened, in one line; what matters most stands where no terminal cuts it off."""
-    line = Text(incident.at.astimezone().strftime("%H:%M:%S "), "dim")
+    line = Text.assemble((incident.at.astimezone().strftime("%H:%M:%S "), "dim"))
     if incident.step is None:
         line.append(f"the run {incident.kind.partition('.')[2]}", "bold")
     else:

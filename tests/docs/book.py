@@ -8,7 +8,8 @@ How a page is written: docs are read by tests
                  with `# name.py` (or `# name.py, continued`) as its first line it is that file
   ```yaml, json  the same for files; a definition's form is checked
   ```console     commands after `$ `, run and compared with what is shown; without `$ ` only checked
-  ```bash        commands that are only checked (commands.py)
+  ```bash        commands that are only checked (commands.py); `export` holds for the rest of the page
+  ```sql         run on the page's database
   ```text        not run
 """
 
@@ -24,6 +25,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ from fences import ROOT, Fence, fences
 from stack import QUICK, Stack, eventually
 
 from trellis.tasks import services
+from trellis.tasks.processes import make_folder, only_one
+from trellis.tasks.stack import STACK_LOCK
 from trellis.workflows import files
 
 PATIENCE = 90.0  # seconds for one command
@@ -96,6 +100,7 @@ class Book:
         self._worker: tuple[int, list[str], dict[str, str]] | None = None
         self._running: list[int] = []
         self._up: subprocess.Popen[bytes] | None = None
+        self._held = ExitStack()
 
     def read(self) -> None:
         """Run all of it."""
@@ -120,9 +125,13 @@ class Book:
                 self._code(fence)
         elif fence.language == "console" and re.search(r"^\$ ", fence.text, re.MULTILINE):
             self._transcript(fence)
+        elif fence.language == "sql":
+            self._stack.rows(fence.text)
         elif fence.language in ("bash", "console"):
             for line in commands.lines_of(fence.text):
                 self._checked(fence, line)
+                if line.startswith("export "):
+                    self._export(shlex.split(line)[1:])
 
     def _write(self, fence: Fence) -> None:
         assert fence.file is not None
@@ -147,6 +156,17 @@ class Book:
         except Exception as error:
             message = getattr(error, "message", None) or str(error)
             self.problems.append(f"{fence.place}: {line!r} would be refused: {message}")
+
+    def _export(self, assignments: list[str]) -> None:
+        """As in the reader's shell, but the servers are ours."""
+        ours = {
+            "TRELLIS_DATABASE_URL": self._stack.database_url,
+            "TRELLIS_BROKER_URL": self._stack.broker_url,
+            "TRELLIS_RESULT_BACKEND_URL": self._stack.servers.redis.url(110),
+        }
+        for each in assignments:
+            name, _, value = each.partition("=")
+            self._environment[name] = ours.get(name, value)
 
     # --- Python
 
@@ -242,6 +262,9 @@ class Book:
         self._stop_worker()
         home = self.folder / ".trellis"
         (home / "logs").mkdir(parents=True, exist_ok=True)
+        if not self._running:
+            make_folder(home / "run")
+            self._held.enter_context(only_one(home / STACK_LOCK, "the stack of a page"))
         addresses = {"database_url": self._stack.database_url, "broker_url": self._stack.broker_url}
         (home / "stack.json").write_text(json.dumps(addresses))
         if not self._running:
@@ -292,9 +315,7 @@ class Book:
         eventually(lambda: self._stack.rows(
             "SELECT 1 FROM step WHERE state = 'running' AND started_at < clock_timestamp() - interval '0.4 s'"
         ))  # fmt: skip
-        os.killpg(pid, signal.SIGKILL)
-        self._zygote.wait(pid)
-        self._running.remove(pid)
+        self._end(pid)
         self._worker = (self._celery("worker", command, env), command, env)
 
     def _stop_worker(self) -> None:
@@ -303,11 +324,9 @@ class Book:
             self._worker = None
 
     def _end(self, pid: int) -> None:
-        os.kill(pid, signal.SIGTERM)
-        late = threading.Timer(15, os.killpg, (pid, signal.SIGKILL))
-        late.start()
+        """Without a word: what is lost that way comes back, and a polite end takes two seconds."""
+        os.killpg(pid, signal.SIGKILL)
         self._zygote.wait(pid)
-        late.cancel()
         self._running.remove(pid)
 
     def _really_up(self, arguments: list[str], env: dict[str, str]) -> list[str]:
@@ -323,6 +342,7 @@ class Book:
         return shown[: 1 + next(n for n, line in enumerate(shown) if READY in line)]
 
     def _close(self) -> None:
+        self._held.close()
         if self._repl is not None:
             self._repl.close()
         for pid in list(self._running):

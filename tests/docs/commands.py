@@ -87,6 +87,16 @@ def _click(group: Any, name: str) -> Callable[[list[str]], None]:
     return parse
 
 
+def _celery(arguments: list[str]) -> None:
+    """Option names alone: Celery's commands want an application before they parse anything."""
+    at = next(n for n, each in enumerate(arguments) if each in celery.commands)
+    for group, given in ((celery, arguments[:at]), (celery.commands[arguments[at]], arguments[at:])):
+        known = {option for each in group.params for option in each.opts}
+        for each in given:
+            if each.startswith("-") and each.partition("=")[0] not in known:
+                raise ValueError(f"celery has no option {each}")
+
+
 def _make(arguments: list[str]) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for each in arguments:
@@ -126,7 +136,7 @@ def _anything(_: list[str]) -> None:
 
 _PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "trellis": _click(application(), "trellis"),
-    "celery": _click(celery, "celery"),
+    "celery": _celery,
     "make": _make,
     "pip": _pip,
     "docker": _docker,

@@ -15,8 +15,8 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 _OPEN = re.compile(r"^(?P<ticks>`{3,})(?P<info>[^`]*)$")
 _FILE = re.compile(r"^# (?P<name>[\w./-]+\.(?:py|yaml|yml|json|toml))(?P<more>, continued)?$")
 
-RUN = ("python", "yaml", "json", "console", "bash")  # executed or checked
-SHOWN = ("text", "mermaid", "sql", "dockerfile", "")  # only to be read
+RUN = ("python", "yaml", "json", "console", "bash", "sql")  # executed or checked
+SHOWN = ("text", "mermaid", "dockerfile", "")  # only to be read
 
 
 @dataclass(frozen=True, slots=True)

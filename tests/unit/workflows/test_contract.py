@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PlainSerializer
 
 from trellis.tasks.errors import DefinitionError, InputError, OutputError
 from trellis.workflows.contract import Contract, unkeepable
@@ -169,6 +169,18 @@ def test_types_without_a_json_form_are_refused_by_name() -> None:
         of(body)
 
 
+def test_a_missing_input_is_told_even_where_none_is_given() -> None:
+    with pytest.raises(InputError, match="n: is missing"):
+        of(one).validate({})
+
+
+def test_results_are_written_as_their_types_say_for_json() -> None:
+    def body() -> Any: ...
+
+    body.__annotations__["return"] = Annotated[float, PlainSerializer("{:.1f} s".format, when_used="json")]
+    assert of(body).dump(1.25) == b'"1.2 s"'
+
+
 def test_every_wrong_input_is_told() -> None:
     with pytest.raises(InputError) as caught:
         of(typed).validate({"day": "soon", "flights": [{"carrier": "UA"}], "points": 3})
@@ -250,6 +262,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_a_value_is_dumped_faithfully_or_refused(value: Any) -> None:
     """Never something else than what was returned."""

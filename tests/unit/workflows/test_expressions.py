@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -116,17 +117,22 @@ def test_conditions_are_parsed_by_many_threads_at_once() -> None:
 
     def work(seed: int) -> None:
         try:
-            for number in range(20):
+            for number in range(8):
                 text = f"params.n > {seed} and steps.s{number} == {number}"
                 assert expressions.names(text).steps == {f"s{number}"}
         except Exception as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # or each thread would be done before the next one begins
+    try:
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     assert failures == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trellis.tasks.errors import DefinitionError
@@ -34,16 +34,19 @@ TEXTS = st.text(
 )
 
 
+@settings(deadline=None)
 @given(REFERENCES)
 def test_what_is_written_is_read(reference: Reference) -> None:
     assert parse(str(reference)) == reference
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_every_text_can_be_written_as_a_literal(text: str) -> None:
     assert parse(escape(text)) == text
 
 
+@settings(deadline=None)
 @given(st.lists(TEXTS | REFERENCES, max_size=5))
 def test_python_texts_with_references_mean_what_they_say(parts: list[str | Reference]) -> None:
     """However many $ and braces stand around a reference, in an f-string."""

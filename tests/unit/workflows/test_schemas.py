@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
@@ -70,6 +70,7 @@ KINDS = st.none() | st.frozensets(
 )
 
 
+@settings(deadline=None)
 @given(KINDS, KINDS)
 def test_only_what_cannot_be_is_refused(
     given_types: frozenset[str] | None, taken: frozenset[str] | None
