@@ -58,7 +58,10 @@ class Settings(BaseSettings):
 
     # --- leases and recovery
     lease_seconds: float = Field(
-        30.0, ge=1, description="A running step whose worker is silent for this long is given to another."
+        15.0,
+        ge=1,
+        description="A worker that is silent for this long is suspected; after as long again its steps are given "
+        "to others.",
     )
     heartbeat_seconds: float = Field(
         3.0, gt=0, description="Leases are renewed, progress is written and cancels are seen this often."

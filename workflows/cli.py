@@ -108,7 +108,10 @@ def run(
     as_json: AsJson = False,
     imports: Imports = None,
 ) -> None:
-    """Start a run. Prints its id; with --wait watches it, then exits 0 if it succeeded and 1 if not."""
+    """Start a run.
+
+    Prints its id. With --wait watches it instead, then exits with 0 if it succeeded and 1 if it did not.
+    """
     with _journal(_settings(imports)) as client:
         workflow = sources.workflow(target, client, partial(rollcall.module_known, celery))
         values = arguments.parse(workflow.spec, params or (), params_file)
@@ -156,7 +159,11 @@ def show_run(
     watched: Annotated[bool, typer.Option("--watch", "-w", help="Watch the run until it is over.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run: its steps with their states, times and attempts, errors and results."""
+    """Show a run.
+
+    Its steps with their states, times and attempts, its error or its results. A map with all its items is one
+    line; of many steps those that failed or run are shown, and the first ones.
+    """
     with _journal() as client:
         found = client.get(Summaries(client.database).find(run_id))
         if watched:
@@ -172,9 +179,10 @@ def cancel(
         list[str], typer.Argument(metavar="RUN", help="Ids of runs, or the beginnings of them.")
     ],
 ) -> None:
-    """Cancel runs: waiting steps never start, running bodies are told and then stopped.
+    """Cancel runs.
 
-    Exits 1 where one of them was over already.
+    Waiting steps never start; running bodies are told, and stopped if they do not listen. Exits with 1 where one
+    of the runs was over already.
     """
     with _journal() as client:
         summaries = Summaries(client.database)
@@ -206,7 +214,10 @@ def graph(
     ] = None,
     imports: Imports = None,
 ) -> None:
-    """Draw the graph of a workflow, or of a run with the states of its steps."""
+    """Draw a workflow or a run.
+
+    As text, as Mermaid or as SVG; a run with the states of its steps.
+    """
     settings = _settings(imports)
     spec, states = sources.drawing(target, settings, _journal)
     if form is None:
@@ -225,7 +236,10 @@ def graph(
 
 
 def print_schema() -> None:
-    """Print the JSON Schema of definition files, for editors and other tools."""
+    """Print the schema of definitions.
+
+    A JSON Schema of definition files, for editors and other tools.
+    """
     typer.echo(show.dumps(files.schema()))
 
 

@@ -228,14 +228,15 @@ class Journal:
         return found
 
     def take_expired(self, limit: int) -> list[Expired]:
-        """Steps whose lease has run out; see the statement."""
+        """Steps whose lease has run out for good; those where it is the first time are suspected from now on."""
         lease = str(uuid4())
-        rows = self._rows("take_expired", lease=lease, limit=limit, seconds=self._settings.lease_seconds)
+        rows = self._rows("take_expired", lease=lease, limit=limit, **self._limits)
+        self._rows("suspect", limit=limit, seconds=self._settings.lease_seconds)
         return [Expired._make((str(run), *rest, lease)) for run, *rest in rows]
 
     def beat(self, name: str, detail: Json) -> None:
-        """Leave a sign of life. Half a lease without one counts as a silence."""
-        self._rows("beat", name=name, detail=wire.dumps(detail), gap=self._settings.lease_seconds / 2)
+        """Leave a sign of life."""
+        self._rows("beat", name=name, detail=wire.dumps(detail))
 
     # --- one way to the database
 

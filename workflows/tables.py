@@ -86,6 +86,7 @@ class StepRow(Base):
     missing: Mapped[int] = mapped_column(Integer)
     blocked: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     sent: Mapped[bool] = mapped_column(server_default=text("false"))
+    suspect: Mapped[bool] = mapped_column(server_default=text("false"))
     attempt: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     failures: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     due_at: Mapped[datetime] = mapped_column(_MOMENT, server_default=text("now()"))
@@ -137,5 +138,4 @@ class HeartbeatRow(Base):
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     at: Mapped[datetime] = mapped_column(_MOMENT)
-    since: Mapped[datetime] = mapped_column(_MOMENT)
     detail: Mapped[dict[str, Any] | None] = mapped_column(JSONB)

@@ -209,21 +209,12 @@ def test_a_failed_run_is_exit_1_and_shows_where(trellis: Project) -> None:
     [
         (["run", "nothing"], "there is no workflow 'nothing'"),
         (["run", "flwo.py"], "there is no file 'flwo.py'; did you mean 'flow.py'?"),
-        (["run", "flow.py"], "flow.py defines 3 workflows, 'demo', 'bad', 'slow'"),
-        (
-            ["run", "flow.py:demo", "-p", "lable=x"],
-            "parameter 'lable': does not exist; did you mean 'label'?",
-        ),
+        (["run", "flow.py:demo", "-p", "lable=x"], "parameter 'lable': does not exist; did you mean 'label'?"),
         (["run", "flow.py:demo", "-p", "months=1,2"], "write e.g. -p months='[1, 2]'"),
-        (["run", "flow.py:slow"], "parameter 'file': is missing"),
         (["run", "flow.yaml", "-p", "n=3"], "there is no action 'flow.square'"),
-        (["run", "flow.yaml", "--import", "flwo"], "did you mean 'flow'?"),
-        (["run", "flow.py:demo", "--params-file", "none.json"], "none.json cannot be read"),
         (["show", "zzz"], "there is no run 'zzz'"),
         (["show", "00000000-0000-7000-8000-000000000000"], "there is no run"),
-        (["cancel", "zzz"], "there is no run 'zzz'"),
         (["graph", "nothing"], "there is no workflow or run 'nothing'"),
-        (["graph", "flow.py:demo", "-o", "nowhere/x.svg"], "nowhere/x.svg cannot be written"),
     ],
 )
 def test_a_slip_is_one_message_and_exit_2(trellis: Project, arguments: list[str], message: str) -> None:
@@ -352,7 +343,6 @@ def test_graphs_of_files_names_and_runs(trellis: Project, tmp_path: Path) -> Non
 
 
 def test_files_and_modules_are_drawn_without_a_database(trellis: Project) -> None:
-    assert trellis("graph", "flow.py:demo", TRELLIS_DATABASE_URL="").returncode in (0, 2)
     nowhere = {"TRELLIS_DATABASE_URL": "postgresql://trellis:hidden@127.0.0.1:1/trellis"}
     assert trellis("graph", "flow.py:demo", **nowhere).returncode == 0
     ended = trellis("runs", **nowhere)

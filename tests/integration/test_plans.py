@@ -48,7 +48,18 @@ def plan(stack: Stack, name: str) -> str:
 
 @pytest.mark.parametrize(
     "name",
-    ["claim", "complete", "results", "names", "renew", "release", "widen", "take_ready", "take_expired"],
+    [
+        "claim",
+        "complete",
+        "results",
+        "names",
+        "renew",
+        "release",
+        "widen",
+        "take_ready",
+        "take_expired",
+        "suspect",
+    ],
 )
 @pytest.mark.parametrize("analysed", [False, True], ids=["fresh", "analysed"])
 def test_steps_are_reached_by_run_and_id(stack: Stack, name: str, analysed: bool) -> None:

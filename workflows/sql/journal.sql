@@ -29,7 +29,7 @@ WITH quick AS MATERIALIZED (
 )
 UPDATE step s
    SET state = 'running', attempt = s.attempt + 1, lease = %(lease)s, worker = %(worker)s,
-       started_at = clock_timestamp(), finished_at = NULL, progress = NULL,
+       started_at = clock_timestamp(), finished_at = NULL, progress = NULL, suspect = false,
        lease_until = clock_timestamp() + interval '1 second'
                      * least(%(seconds)s, coalesce((s.options->>'timeout')::float8, %(timeout)s) + %(grace)s)
   FROM o, quick, run r
@@ -183,7 +183,7 @@ WITH quick AS MATERIALIZED (
                          %(progress)s::text[]) AS t(run_id, idx, lease, seconds, progress)
 )
 UPDATE step s
-   SET lease_until = clock_timestamp() + interval '1 second' * o.seconds,
+   SET lease_until = clock_timestamp() + interval '1 second' * o.seconds, suspect = false,
        progress = coalesce(o.progress::jsonb, s.progress)
   FROM o, quick
  WHERE quick.done IS NOT NULL
@@ -241,22 +241,36 @@ UPDATE step s SET sent = true, due_at = clock_timestamp()
  WHERE s.run_id = due.run_id AND s.idx = due.idx
 RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt
 
--- name: take_expired
--- Takes over steps whose lease has run out, under a lease of our own, so that what becomes of them goes
--- through the same fence as any outcome. Not within a lease's length after a silence of the ticks themselves:
--- while Postgres was away nobody could renew anything, and the silent workers are mostly well.
+-- name: suspect
+-- A lease runs out twice. The first time its worker is only suspected, and has as long again to renew it: after an
+-- outage of Postgres, when nobody could renew anything, the silent workers are mostly well. A step past its own
+-- time limit gets no such respite: its worker would have killed it.
 WITH late AS (
     SELECT run_id, idx FROM step
-     WHERE state = 'running' AND lease_until < clock_timestamp()
-       AND (SELECT since FROM heartbeat WHERE name = 'tick') < clock_timestamp() - interval '1 second' * %(seconds)s
+     WHERE state = 'running' AND lease_until < now() AND NOT suspect
      ORDER BY lease_until LIMIT %(limit)s
      FOR UPDATE SKIP LOCKED
 )
-UPDATE step s SET lease = %(lease)s, lease_until = clock_timestamp() + interval '15 seconds'
+UPDATE step s SET suspect = true, lease_until = now() + interval '1 second' * %(seconds)s
   FROM late
  WHERE s.run_id = late.run_id AND s.idx = late.idx
-RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.attempt, s.failures, s.options, s.worker,
-          extract(epoch FROM clock_timestamp() - s.started_at)::float8 AS ran
+
+-- name: take_expired
+-- Takes over steps whose lease has run out for good, under a lease of our own, so that what becomes of them goes
+-- through the same fence as any outcome.
+WITH late AS (
+    SELECT run_id, idx FROM step
+     WHERE state = 'running' AND lease_until < now()
+       AND (suspect OR started_at + interval '1 second'
+            * (coalesce((options->>'timeout')::float8, %(timeout)s) + %(grace)s) < now())
+     ORDER BY lease_until LIMIT %(limit)s
+     FOR UPDATE SKIP LOCKED
+)
+UPDATE step s SET lease = %(lease)s, lease_until = now() + interval '15 seconds'
+  FROM late
+ WHERE s.run_id = late.run_id AND s.idx = late.idx
+RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.attempt, s.failures, s.options,
+          s.worker, extract(epoch FROM now() - s.started_at)::float8 AS ran
 
 -- name: durations
 SELECT action, mean_ms FROM action_stat
@@ -276,12 +290,9 @@ SELECT t.action, t.runs, t.mean_ms
                  / (least(a.runs, 200) + excluded.runs)
 
 -- name: beat
--- A sign of life; `since` begins anew after a silence of `gap` seconds.
-INSERT INTO heartbeat AS h (name, at, since, detail)
-VALUES (%(name)s, clock_timestamp(), clock_timestamp(), %(detail)s::jsonb)
-    ON CONFLICT (name) DO UPDATE
-   SET at = excluded.at, detail = excluded.detail,
-       since = CASE WHEN h.at < excluded.at - interval '1 second' * %(gap)s THEN excluded.at ELSE h.since END
+-- A sign of life.
+INSERT INTO heartbeat (name, at, detail) VALUES (%(name)s, now(), %(detail)s::jsonb)
+    ON CONFLICT (name) DO UPDATE SET at = excluded.at, detail = excluded.detail
 
 -- name: notify
 SELECT pg_notify('trellis_run', %(run)s)

@@ -60,6 +60,7 @@ STATEMENTS = (
         missing integer NOT NULL,
         blocked integer NOT NULL DEFAULT 0,
         sent boolean NOT NULL DEFAULT false,
+        suspect boolean NOT NULL DEFAULT false,
         attempt smallint NOT NULL DEFAULT 0,
         failures smallint NOT NULL DEFAULT 0,
         due_at timestamptz NOT NULL DEFAULT now(),
@@ -105,7 +106,6 @@ STATEMENTS = (
     CREATE TABLE heartbeat (
         name text PRIMARY KEY,
         at timestamptz NOT NULL,
-        since timestamptz NOT NULL,
         detail jsonb
     )
     """,
