@@ -105,6 +105,8 @@ class Book:
     def read(self) -> None:
         """Run all of it."""
         try:
+            if not self._real:
+                self._announce()
             for fence in fences(self.page):
                 self._fence(fence)
             for module in sorted(self._modules):
@@ -260,17 +262,20 @@ class Book:
         if self._real:
             return self._really_up(arguments, env)
         self._stop_worker()
-        home = self.folder / ".trellis"
-        (home / "logs").mkdir(parents=True, exist_ok=True)
         if not self._running:
-            make_folder(home / "run")
-            self._held.enter_context(only_one(home / STACK_LOCK, "the stack of a page"))
-        addresses = {"database_url": self._stack.database_url, "broker_url": self._stack.broker_url}
-        (home / "stack.json").write_text(json.dumps(addresses))
-        if not self._running:
-            self._celery("beat", services.beat_command(self._stack.settings, home / "beat-schedule"), env)
+            schedule = self.folder / ".trellis" / "beat-schedule"
+            self._celery("beat", services.beat_command(self._stack.settings, schedule), env)
         self._start_worker(arguments, env)
         return []
+
+    def _announce(self) -> None:
+        """A stack that runs in this folder, as the commands of a second terminal find it."""
+        home = self.folder / ".trellis"
+        make_folder(home / "run")
+        make_folder(home / "logs")
+        addresses = {"database_url": self._stack.database_url, "broker_url": self._stack.broker_url}
+        (home / "stack.json").write_text(json.dumps(addresses))
+        self._held.enter_context(only_one(home / STACK_LOCK, "the stack of a page"))
 
     def _start_worker(self, arguments: list[str], env: dict[str, str]) -> None:
         given = commands.application().commands["worker"].make_context("worker", arguments).params

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from book import Zygote  # noqa: E402
+from book import Zygote
 
 
 @pytest.fixture(scope="session")

@@ -9,19 +9,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any
-
-sys.path[:0] = [str(Path(__file__).parent)]
+from typing import Annotated, Any, get_args, get_origin
 
 import commands
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from fences import ROOT
 from pydantic import BaseModel
+
 from trellis.tasks import errors
 from trellis.tasks.errors import TrellisError
 from trellis.tasks.settings import PREFIX, Settings
@@ -88,7 +86,9 @@ def settings() -> str:
 def _setting(name: str) -> str:
     field = Settings.model_fields[name]
     default = field.default
-    shown = {None: "-", (): "-"}.get(default, f"`{default:g}`" if isinstance(default, float) else f"`{default}`")
+    shown = {None: "-", (): "-"}.get(
+        default, f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+    )
     described = " ".join((field.description or "").split())
     return f"| `{PREFIX}{name.upper()}` | {_accepts(name)} | {shown} | {described} |\n"
 
@@ -193,7 +193,11 @@ def _schema_words(field: dict[str, Any], definitions: dict[str, Any]) -> str:
         return " or ".join(dict.fromkeys(found))
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
-        links = {"Retry": "[a policy](#retry)", "Default": "[a default](#on_failure)", "MapSpec": "[a map](#map)"}
+        links = {
+            "Retry": "[a policy](#retry)",
+            "Default": "[a default](#on_failure)",
+            "MapSpec": "[a map](#map)",
+        }
         return links.get(name, "any value")
     if "enum" in field:
         return ", ".join(f"`{each}`" for each in field["enum"])
@@ -228,12 +232,14 @@ GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
         )),
         (AsyncClient, ("start", "cancel", "get", "wait", "result", "list", "steps", "progress", "events")),
     ),
-    "What comes back": ((Run, ("finished",)), (Step, ("seconds",)), (Event, ()), (Progress, ()), (RunState, ()), (StepState, ())),
+    "What comes back": (
+        (Run, ("finished",)), (Step, ("seconds",)), (Event, ()), (Progress, ()), (RunState, ()), (StepState, ()),
+    ),
 }  # fmt: skip
 MODULES = (files.load, files.loads, files.workflow, files.dump, files.schema)
 # What the engine uses, and what Celery brings.
 INTERNAL: dict[str, tuple[str, ...]] = {
-    "Action": ("run",), "Context": ("cancel", "take_progress"), "Run": ("from_row",), "Step": ("from_row",),
+    "Action": ("run",), "Param": ("schema",), "Context": ("cancel", "take_progress"), "Run": ("from_row",), "Step": ("from_row",),
 }  # fmt: skip
 
 
@@ -247,7 +253,7 @@ def api() -> str:
     parts.append("\n## trellis.workflows.files\n")
     parts += [_function(f"files.{each.__name__}", each) for each in MODULES]
     parts.append("\n## Tasks by name\n")
-    parts.append(_function("trellis.start", worker.start.run, "Send it with `app.send_task(\"trellis.start\", kwargs={…})`.\n"))
+    parts.append(_function("trellis.start", worker.start.run))
     parts.append(_function("trellis.tick", worker.tick.run))
     return "".join(parts) + "\n"
 
@@ -256,20 +262,27 @@ def _thing(thing: Any, methods: tuple[str, ...]) -> str:
     name = thing.__name__
     if inspect.isclass(thing) and issubclass(thing, Enum):
         return f"\n### {name}\n\n{_prose(thing.__doc__)}\n{_members(thing)}"
-    if inspect.isclass(thing) and dataclasses.is_dataclass(thing) and thing is not Context:
-        text = f"\n### {name}\n\n{_prose(thing.__doc__)}\n{_fields(thing)}"
-    elif thing is Context:
+    if dataclasses.is_dataclass(thing):
         text = f"\n### {name}\n\n{_prose(thing.__doc__)}\n{_fields(thing)}"
     elif thing is action:
         return _function(name, thing, signature=_overload())
     elif inspect.isclass(thing):
-        made = "" if thing in (Action, Artifact) else f"```text\n{_signature(name, thing.__init__)}\n```\n\n"
-        said = inspect.getdoc(thing.__init__) if thing.__init__.__doc__ and thing not in (Action, Artifact) else ""
-        own = _prose(said) if said and "See help(type(self))" not in said else ""
+        made, said = "", ""
+        if thing is Default:
+            made = "```text\nDefault(value: Json)\n```\n\n"
+        elif thing not in (Action, Artifact):
+            made = f"```text\n{_signature(name, _maker(thing))}\n```\n\n"
+            said = vars(thing)["__init__"].__doc__
+        own = f"\n{_prose(said, inspect.signature(thing).parameters)}" if said else ""
         text = f"\n### {name}\n\n{made}{_prose(thing.__doc__)}{own}"
     else:
         return _function(name, thing)
     return text + "".join(_method(name, thing, method) for method in methods)
+
+
+def _maker(thing: Any) -> Callable[..., Any]:
+    """What a class is called with; a pydantic model says it by its fields."""
+    return thing if issubclass(thing, BaseModel) else thing.__init__  # type: ignore[misc]
 
 
 def _method(name: str, thing: Any, method: str) -> str:
@@ -286,16 +299,37 @@ def _method(name: str, thing: Any, method: str) -> str:
 
 
 _ATTRIBUTES = {
-    "Workflow.params": "References to the run's parameters: `wf.params.url`, or `wf.params[\"odd-name\"]`.",
-    "Workflow.item": "In a map, the reference to the item: `wf.item`, `wf.item[\"field\"]`.",
+    "Workflow.params": 'References to the run\'s parameters: `wf.params.url`, or `wf.params["odd-name"]`.',
+    "Workflow.item": 'In a map, the reference to the item: `wf.item`, `wf.item["field"]`.',
     "Workflow.index": "In a map, the reference to the item's place in the list, from 0.",
     "Action.delay": "`action.delay(**inputs)`: send a plain Celery job, without a journal. See `apply_async`.",
 }
 
 
-def _function(name: str, function: Any, more: str = "", *, depth: int = 3, signature: str | None = None) -> str:
+_SAID = {
+    "Context.run_id": "the run's id",
+    "Context.workflow": "the workflow's name",
+    "Context.step": "the step's name; in a map with the item's place, `sales[3]`",
+    "Context.attempt": "1 at first; crashes count as well",
+    "Context.correlation_id": "the starter's own id, or the run's",
+    "Context.artifacts_root": "where artifacts live",
+    "Run.workflow": "the workflow's name", "Run.key": "that it was started with", "Run.params": "with the defaults",
+    "Run.correlation_id": "the starter's own id, or the run's",
+    "Step.idx": "its number in the run", "Step.attempt": "claims so far", "Step.failures": "attempts that failed",
+    "Step.worker": "host and pid of the last one", "Step.progress": "what `heartbeat` told last",
+    "Step.error": "of the last failed attempt, where it did not succeed after that",
+    "Progress.total": "steps", "Progress.done": "steps that are over",
+}  # fmt: skip
+
+
+def _function(name: str, function: Any, *, depth: int = 3, signature: str | None = None) -> str:
     shown = signature or _signature(name, function)
-    return f"\n{'#' * depth} {name}\n\n```text\n{shown}\n```\n\n{_prose(inspect.getdoc(function))}{more}"
+    names = (
+        re.findall(r"^    (\w+):", shown, re.MULTILINE)
+        if signature
+        else inspect.signature(function).parameters
+    )
+    return f"\n{'#' * depth} {name}\n\n```text\n{shown}\n```\n\n{_prose(inspect.getdoc(function), names)}"
 
 
 def _overload() -> str:
@@ -313,21 +347,25 @@ def _overload() -> str:
 
 
 def _signature(name: str, function: Callable[..., Any]) -> str:
-    parameters = [each for each in inspect.signature(function).parameters.values() if each.name not in ("self", "cls")]
+    parameters = [
+        each for each in inspect.signature(function).parameters.values() if each.name not in ("self", "cls")
+    ]
     shown: list[str] = []
     starred = False
     for position, each in enumerate(parameters):
         if each.kind is each.KEYWORD_ONLY and not starred:
             shown.append("*")
             starred = True
-        if each.kind is each.VAR_KEYWORD:
-            shown.append(f"**{each.name}")
+        if each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL):
+            shown.append(f"{'**' if each.kind is each.VAR_KEYWORD else '*'}{each.name}")
             continue
         annotation = "" if each.annotation is each.empty else f": {_annotation(each.annotation)}"
         default = "" if each.default is each.empty else f" = {_default(each.default)}"
         shown.append(f"{each.name}{annotation}{default if annotation else default.replace(' ', '')}")
         following = parameters[position + 1] if position + 1 < len(parameters) else None
-        if each.kind is each.POSITIONAL_ONLY and (following is None or following.kind is not each.POSITIONAL_ONLY):
+        if each.kind is each.POSITIONAL_ONLY and (
+            following is None or following.kind is not each.POSITIONAL_ONLY
+        ):
             shown.append("/")
     returns = inspect.signature(function).return_annotation
     end = "" if returns in (inspect.Signature.empty, "None", None) else f" -> {_annotation(returns)}"
@@ -339,7 +377,11 @@ def _signature(name: str, function: Callable[..., Any]) -> str:
 
 
 def _annotation(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    if isinstance(annotation, str):
+        return annotation
+    if get_origin(annotation) is Annotated:
+        return _annotation(get_args(annotation)[0])
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
 
 
 def _default(value: Any) -> str:
@@ -354,8 +396,9 @@ def _fields(thing: Any) -> str:
         if each.name.startswith("_"):
             continue
         said = re.search(rf"^    {each.name}: [^#\n]*#\s*(.*)$", source, re.MULTILINE)
+        about = said[1] if said else _SAID.get(f"{thing.__name__}.{each.name}", "")
         kind = str(each.type).replace("|", "\\|")
-        rows.append(f"| `{each.name}` | `{kind}` | {said[1] if said else ''} |\n".replace("`\\|", "`\\|"))
+        rows.append(f"| `{each.name}` | `{kind}` | {about} |\n")
     return "".join(rows)
 
 
@@ -368,26 +411,26 @@ def _members(thing: type[Enum]) -> str:
     return "".join(rows)
 
 
-def _prose(docstring: str | None) -> str:
-    """A docstring as Markdown: `name: text` lines become a list."""
+def _prose(docstring: str | None, names: Iterable[str] = ()) -> str:
+    """A docstring as Markdown: `name: text` lines about parameters become a list."""
+    parameters = frozenset(names)
     parts: list[str] = []
     for paragraph in inspect.cleandoc(docstring or "").split("\n\n"):
         lines = paragraph.splitlines()
         if len(lines) and all(line.startswith("    ") for line in lines):
             parts.append("```text\n" + textwrap.dedent(paragraph) + "\n```\n")
             continue
-        parts.append("\n".join(_items(lines)) + "\n")
+        parts.append("\n".join(_items(lines, parameters)) + "\n")
     return "\n".join(parts)
 
 
-def _items(lines: Iterable[str]) -> Iterator[str]:
+def _items(lines: Iterable[str], parameters: frozenset[str]) -> Iterator[str]:
     listed = False
     for line in lines:
         named = re.match(r"^([a-z_]+(?:, [a-z_]+)*): (.*)$", line)
-        if named:
+        if named and parameters.issuperset(named[1].split(", ")):
             listed = True
-            names = ", ".join(f"`{name}`" for name in named[1].split(", "))
-            yield f"- {names}: {named[2]}"
+            yield f"- {', '.join(f'`{name}`' for name in named[1].split(', '))}: {named[2]}"
         elif listed and line.startswith("    "):
             yield f"  {line.strip()}"
         else:

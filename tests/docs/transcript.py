@@ -103,5 +103,6 @@ def _settled(lines: list[str]) -> list[str]:
     """With neighbouring lines of a log in one order: two workers may tell them in either."""
     settled: list[str] = []
     for is_log, group in groupby(lines, lambda line: bool(_LOGGED.match(line))):
-        settled += sorted(group, key=lambda line: line[9:]) if is_log else group
+        together = list(group)
+        settled += sorted(together, key=lambda line: line[9:]) if is_log else together
     return settled

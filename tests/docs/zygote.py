@@ -19,7 +19,7 @@ from typing import Any
 import celery.apps.beat
 import celery.apps.worker
 import celery.concurrency.prefork
-import celery.worker.consumer
+import celery.worker.consumer  # noqa: F401
 import rule_engine  # noqa: F401
 from celery.__main__ import main as celery_main
 

@@ -205,3 +205,30 @@ def test_big_graphs_finish_quickly(shape: str) -> None:
         assert len(picture) < 4_000_000
 
     assert time.perf_counter() - began < 15
+
+
+def folded(wf: Workflow, limit: int) -> list[tuple[str, ...]]:
+    return [box.steps for box in overview(wf.spec, limit=limit).boxes]
+
+
+def test_steps_that_look_the_same_are_folded_first() -> None:
+    """The same action, parents and children; one that leads elsewhere stays on its own."""
+    wf = workflow()
+    wf.step("root", nothing)
+    for name in ("a", "b", "c"):
+        wf.step(name, nothing, after="root")
+    wf.step("ab", anything, after=["a", "b"])
+    wf.step("other", anything, after="c")
+
+    assert folded(wf, 5) == [("root",), ("a", "b"), ("c",), ("ab",), ("other",)]
+
+
+def test_then_steps_in_a_row_are_folded() -> None:
+    wf = workflow()
+    wf.step("root", nothing)
+    for branch in "xy":
+        wf.step(f"{branch}1", nothing, after="root")
+        wf.step(f"{branch}2", nothing, after=f"{branch}1")
+        wf.step(f"{branch}3", anything, after=f"{branch}2")
+
+    assert folded(wf, 5) == [("root",), ("x1", "x2"), ("x3",), ("y1", "y2"), ("y3",)]

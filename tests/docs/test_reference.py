@@ -1,0 +1,151 @@
+"""The reference is complete and up to date: what a user can meet by name is there, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import commands
+import generated
+import pytest
+from fences import PAGES, ROOT
+
+import trellis.tasks
+import trellis.workflows
+from trellis.tasks.errors import TrellisError
+from trellis.tasks.settings import PREFIX, Settings
+from trellis.workflows.spec import MapSpec, StepSpec, WorkflowSpec
+from trellis.workflows.states import RUN_MOVES, STEP_ENDS, STEP_MOVES, RunState, StepState
+
+REFERENCE = ROOT / "docs" / "reference"
+SOURCES = [
+    *(ROOT / "tasks").glob("*.py"),
+    *(ROOT / "workflows").glob("*.py"),
+    ROOT / "workflows/sql/journal.sql",
+]
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+def page(name: str) -> str:
+    return (REFERENCE / f"{name}.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted(REFERENCE.glob("*.md")), ids=lambda path: path.name)
+def test_what_the_code_writes_is_up_to_date(path: Path) -> None:
+    """Settings, commands, errors, fields and signatures stand in the pages as they are in the code."""
+    text = path.read_text(encoding="utf-8")
+    assert generated.current(text) == text, "run: .venv/bin/python tests/docs/generated.py"
+
+
+def test_every_setting_is_there() -> None:
+    text = page("settings")
+    assert [name for name in Settings.model_fields if f"`{PREFIX}{name.upper()}`" not in text] == []
+
+
+def test_every_error_is_there() -> None:
+    text = page("errors")
+    assert [
+        each.__name__ for each in generated.classes(TrellisError) if f"| `{each.__name__}` |" not in text
+    ] == []
+
+
+def test_every_command_and_option_is_there() -> None:
+    text = page("cli")
+    for name, command in commands.application().commands.items():
+        section = text.partition(f"\n## trellis {name}\n")[2].partition("\n## ")[0]
+        assert section, name
+        assert [option for each in command.params for option in each.opts if option not in section] == []
+
+
+def test_every_field_of_a_definition_is_there() -> None:
+    text = page("definition-file")
+    for model in (WorkflowSpec, StepSpec, MapSpec, trellis.workflows.Retry, trellis.workflows.Default):
+        assert [name for name in model.model_fields if f"| `{name}` |" not in text] == []
+
+
+def test_every_exported_name_is_there() -> None:
+    text = page("python-api")
+    missing = [name for name in trellis.workflows.__all__ if f"\n### {name}\n" not in text]
+    missing += [name for name in trellis.tasks.__all__ if f"`{name}`" not in text]
+    assert missing == []
+
+
+def test_every_public_method_is_there() -> None:
+    """What a class has for its users, and does not inherit."""
+    shown = {thing: set(methods) for members in generated.GROUPS.values() for thing, methods in members}
+    for thing, methods in shown.items():
+        if inspect.isclass(thing):
+            public = {
+                name for name, each in vars(thing).items() if not name.startswith("_") and _is_method(each)
+            }
+            internal = set(generated.INTERNAL.get(thing.__name__, ()))
+            assert public - methods - internal == set(), thing.__name__
+
+
+def _is_method(thing: Any) -> bool:
+    return inspect.isfunction(thing) or isinstance(thing, property | classmethod)
+
+
+def test_every_event_is_there() -> None:
+    """What the journal tells and what the logs say, found in the sources."""
+    text = page("events")
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
+    kinds = set(re.findall(r"""["']((?:run|step)\.[a-z]+)["']""", sources))
+    kinds |= {f"step.{state.value}" for state in STEP_ENDS - {StepState.FAILED}}
+    kinds |= {f"run.{state.value}" for state in RunState if state in (RunState.FAILED, RunState.CANCELLED)}
+    kinds |= set(re.findall(r"""\blog\.(?:debug|info|warning|error|exception)\(\s*"([a-z.]+)\"""", sources))
+    assert sorted(kind for kind in kinds if f"| `{kind}` |" not in text) == []
+
+
+def test_every_move_of_a_state_is_there() -> None:
+    """The diagrams show the moves of the table, and no others (parked is told beside them)."""
+    text = (ROOT / "docs/explain/states.md").read_text(encoding="utf-8")
+    step, run = re.findall(r"```mermaid\n(.*?)```", text, re.DOTALL)
+    for diagram, moves in ((step, STEP_MOVES), (run, RUN_MOVES)):
+        shown = {
+            (source, target) for source, target in re.findall(r"^    (\w+) --> (\w+)", diagram, re.MULTILINE)
+        }
+        true = {(source.value, target.value) for source, targets in moves.items() for target in targets}
+        assert shown == {move for move in true if "parked" not in move}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    """Files are there, and so are the headings that a link names."""
+    text = FENCED.sub("", path.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("https://", "http://")):
+            continue
+        file, _, heading = target.partition("#")
+        found = (path.parent / file).resolve() if file else path
+        assert found.exists(), target
+        if heading:
+            assert heading in _headings(found), target
+
+
+def _headings(path: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [
+        str(path.relative_to(ROOT)) for path in PAGES[1:] if str(path.relative_to(ROOT)) not in readme
+    ] == []
+
+
+def test_the_readme_names_both_commands() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make demo" in readme
+    assert "make test" in readme
+
+
+def test_settings_that_pages_name_exist() -> None:
+    """A variable that nobody reads would be a promise."""
+    for path in PAGES:
+        named = set(re.findall(r"\bTRELLIS_[A-Z_]+\b", path.read_text(encoding="utf-8")))
+        known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+        compose = {"TRELLIS_APP", "TRELLIS_IMAGE"}  # of docker/compose.yaml
+        assert named - known - compose == set(), path
