@@ -36,6 +36,7 @@ broker_transport_options = {
     "queue_order_strategy": "priority",
     "socket_keepalive": True,
     "socket_connect_timeout": 5,
+    "socket_timeout": 20,  # a Redis that hangs is a Redis that is gone
     "health_check_interval": 25,
     # No `retry_on_timeout`: kombu then writes every message by itself, four times slower than a pipeline.
     # Whoever publishes gives up soon: the steps are in the journal. Without this a sender waits for ever.
@@ -85,8 +86,9 @@ beat_schedule = {
     "trellis.tick": {
         "task": "trellis.tick",
         "schedule": _settings.tick_seconds,
-        # A tick that waited has nothing to add to the next one.
-        "options": {"queue": SYSTEM_QUEUE, "priority": 0, "expires": max(5.0, 5 * _settings.tick_seconds)},
+        # A tick that waited long has nothing to add to the next one. Not shorter: Celery compares the clocks of
+        # beat's machine and of the worker's.
+        "options": {"queue": SYSTEM_QUEUE, "priority": 0, "expires": max(60.0, 5 * _settings.tick_seconds)},
     },
 }
 beat_max_loop_interval = 5

@@ -1,4 +1,4 @@
-"""Connections to Postgres: one pool a process, shared by SQLAlchemy and by raw statements.
+"""Connections to Postgres: one pool a process, for the engine's statements and for SQLAlchemy's.
 
 The law: a pool is opened at first use and belongs to the process that opened it. After a fork the child
 opens its own, since two processes on one connection corrupt its protocol. Connections are in autocommit
@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
-import sqlalchemy.exc
 from psycopg.errors import DeadlockDetected, SerializationFailure
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, namedtuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
-from sqlalchemy import Engine, MetaData, NullPool, create_engine
+from sqlalchemy import MetaData, Select
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.orm import DeclarativeBase
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
@@ -32,12 +32,10 @@ T = TypeVar("T")
 _PASSING = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
-    sqlalchemy.exc.OperationalError,
-    sqlalchemy.exc.InterfaceError,
     DeadlockDetected,
     SerializationFailure,
-    CommunicationError,
 )
+_DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 # Tables of a journal grow from empty to 100,000 rows within seconds, long before autovacuum has analysed them,
 # so statistics mislead. Statements read by key or along an index; a scan is never right where an index fits, and
@@ -70,7 +68,6 @@ class Database:
         self._settings = settings
         self._lock = threading.Lock()
         self._pool: ConnectionPool[Connection] | None = None
-        self._engine: Engine | None = None
         self._pid = 0
 
     @property
@@ -82,7 +79,6 @@ class Database:
             if self._pool is None or self._pid != os.getpid():
                 # A parent's pool is dropped, not closed: its sockets belong to the parent.
                 self._pool = self._open()
-                self._engine = None
                 self._pid = os.getpid()
             return self._pool
 
@@ -101,17 +97,8 @@ class Database:
                 "options": PLANNER,
                 "prepare_threshold": 0,
             },
-            close_returns=True,
             open=True,
         )
-
-    @property
-    def engine(self) -> Engine:
-        """SQLAlchemy on the same pool: it borrows by `getconn` and gives back by `close`."""
-        pool = self.pool
-        if self._engine is None:
-            self._engine = create_engine("postgresql+psycopg://", creator=pool.getconn, poolclass=NullPool)
-        return self._engine
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -134,6 +121,21 @@ class Database:
         with self.connection() as connection, connection.transaction():
             yield connection
 
+    def read(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Any]:
+        """The rows of a SQLAlchemy statement, as named tuples, by psycopg on the same connections.
+
+        An Engine over the pool would be a second owner of them: it hangs another notice handler on a connection
+        at each checkout.
+        """
+        compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+        text, arguments = str(compiled).encode(), compiled.params
+
+        def once() -> Sequence[Any]:
+            with self.connection() as connection:
+                return connection.cursor(row_factory=namedtuple_row).execute(text, arguments).fetchall()
+
+        return self.again(once)
+
     def again(self, attempt: Callable[[], T]) -> T:
         """Call `attempt` until it does not fail for a passing reason; it must be safe to repeat.
 
@@ -153,7 +155,7 @@ class Database:
     def close(self) -> None:
         """Close this process's connections; a later use opens new ones."""
         with self._lock:
-            pool, self._pool, self._engine = self._pool, None, None
+            pool, self._pool = self._pool, None
         if pool is not None and self._pid == os.getpid():
             pool.close()
 

@@ -14,7 +14,10 @@ _SECRET_NAME = re.compile(
     r"pass(word|wd|phrase)?$|secret|token|api_?key|authorization|credential|private_?key|cookie",
     re.IGNORECASE,
 )
-_ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://[^\s:/@]*):(?P<password>[^\s@/]+)@", re.IGNORECASE)
+# Anchored at "://", and bounded: a pattern that begins with the scheme tries every position of a long word (40 kB
+# took 22 s, with the interpreter locked). Up to the last @, since passwords may hold @ and /.
+_ADDRESS = re.compile(r"(?<=://)(?P<user>[^\s:/@]{0,200}):[^\s]{1,500}@")
+_QUERY = re.compile(r"(?P<name>[?&;](?:password|passwd|token|secret|api_?key)=)[^\s&;]+", re.IGNORECASE)
 
 
 def redact(value: Any, name: str = "") -> Any:
@@ -22,7 +25,9 @@ def redact(value: Any, name: str = "") -> Any:
     if name and _SECRET_NAME.search(name) and value is not None:
         return HIDDEN
     if isinstance(value, str):
-        return _ADDRESS.sub(rf"\g<scheme>:{HIDDEN}@", value)
+        if "://" not in value:
+            return value
+        return _QUERY.sub(rf"\g<name>{HIDDEN}", _ADDRESS.sub(rf"\g<user>:{HIDDEN}@", value))
     if isinstance(value, Mapping):
         return {key: redact(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -18,14 +18,14 @@ from typing import Protocol
 import psycopg
 import structlog
 
-from ..tasks.errors import CommunicationError, InputError, StateError
+from ..tasks.errors import CommunicationError, InputError, StateError, StepTimeout
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
 from . import growth, plan, wire
 from .context import Context
 from .dispatch import Dispatcher
 from .durations import Durations
-from .execution import execute, failed, skipped, timeout_of, wanted
+from .execution import execute, failed, skipped, timeout_of, unkept, wanted
 from .journal import Ahead, Journal
 from .keeper import Held, Keeper
 from .limits import guard
@@ -34,7 +34,7 @@ from .registry import ActionInfo, Actions
 
 log = get_logger("trellis.bundle")
 
-_JOURNAL_GONE = (psycopg.Error, CommunicationError)
+_JOURNAL_GONE = (psycopg.OperationalError, psycopg.InterfaceError, CommunicationError)
 _MIN_COST_MS = 0.02  # what a step costs even if its body costs nothing
 
 
@@ -93,8 +93,9 @@ class Bundle:
                     self._keep(step, outcome)
                 if alone or not self._todo or self._full() or (outcome is not None and outcome.fatal):
                     self._flush(ahead=True)
-        except BaseException:
-            # A shutdown, or the journal is gone: what was not begun need not wait for its lease to run out.
+        except (*_JOURNAL_GONE, SystemExit, KeyboardInterrupt):
+            # The journal is gone, or a shutdown: what was not begun need not wait for its lease to run out. Any
+            # other error waits and counts as a crash, else a step that breaks the engine would come back for ever.
             with suppress(*_JOURNAL_GONE):
                 self.relieve()
             raise
@@ -116,6 +117,10 @@ class Bundle:
             ready = [growth.as_ready(step) for step in waiting if step.idx in free]
             self._parts.dispatcher.publish(self._run, self._workflow, ready)
         self._flush(ahead=False)
+
+    def give_up(self, held: Held, reason: StepTimeout) -> None:
+        """Record the step at hand as failed: its process is about to be killed."""
+        self._record([failed(held.step, reason, held.began)], None)
 
     # --- the parts of the loop
 
@@ -142,12 +147,8 @@ class Bundle:
             if not wanted(step, self._parameters(step), results):
                 return skipped(step)
             inputs = self._inputs(step, results)
-            if step.action == plan.EXPAND:
-                return self._expand(step, inputs, results)
-            if step.action == plan.GATHER:
-                return growth.gather(
-                    self._parts.journal, self._run, step, self._parts.settings.value_max_bytes
-                )
+            if step.action in (plan.EXPAND, plan.GATHER):
+                return self._grow(step, inputs)
             if info is None:
                 raise LookupError(f"this worker does not know action {step.action!r}")
         except _JOURNAL_GONE:
@@ -161,7 +162,7 @@ class Bundle:
     def _execute(self, step: Claimed, info: ActionInfo, inputs: Mapping[str, Json]) -> Outcome | None:
         watch = guard()
         settings = self._parts.settings
-        held = Held(self._run, step.idx, step.name, step.lease, timeout_of(step, settings), watch)
+        held = Held(self._run, step, timeout_of(step, settings), watch)
 
         def context() -> Context:
             held.context = Context(
@@ -193,14 +194,18 @@ class Bundle:
             )
         return outcome
 
-    def _expand(
-        self, step: Claimed, inputs: Mapping[str, Json], results: Mapping[int | str, Json]
-    ) -> Outcome | None:
-        """A map becomes its items, in the transaction that finishes it."""
-        items = growth.items(step, inputs, results)
-        expanded = growth.expand(self._parts.journal, self._run, step, items, self._parts.worker)
+    def _grow(self, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
+        """The engine's own steps: a map becomes its items, or the items' results become a list."""
+        parts = self._parts
+        self.current = Held(self._run, step, parts.settings.step_timeout, guard())
+        try:
+            if step.action == plan.GATHER:
+                return growth.gather(parts.journal, self._run, step, parts.settings.value_max_bytes)
+            expanded = growth.expand(parts.journal, self._run, step, inputs, parts.worker)
+        finally:
+            self.current = None
         self._announce(expanded.completed)
-        self._parts.dispatcher.publish(self._run, self._workflow, expanded.ready)
+        parts.dispatcher.publish(self._run, self._workflow, expanded.ready)
         return None
 
     # --- results of other steps
@@ -240,18 +245,31 @@ class Bundle:
         with self._lock:
             outcomes, self._done = self._done, []
         self._flushed = time.monotonic()
-        if not outcomes:
-            return
-        wish = self._ahead() if ahead else None
-        completed = self._parts.journal.complete(self._run, outcomes, ahead=wish, worker=self._parts.worker)
-        if len(completed.won) < len(outcomes):
-            late = [outcome.idx for outcome in outcomes if outcome.idx not in completed.won]
+        if outcomes:
+            self._record(outcomes, self._ahead() if ahead else None)
+
+    def _record(self, outcomes: list[Outcome], wish: Ahead | None) -> None:
+        journal, worker = self._parts.journal, self._parts.worker
+        try:
+            completed = journal.complete(self._run, outcomes, ahead=wish, worker=worker)
+        except psycopg.DataError as error:
+            # Postgres refuses a value that JSON allows. One of them must not take its neighbours along.
+            if len(outcomes) > 1:
+                for outcome in outcomes:
+                    self._record([outcome], None)
+                return
+            completed = journal.complete(self._run, [unkept(outcomes[0], error)], worker=worker)
+        late = [outcome.idx for outcome in outcomes if outcome.idx not in completed.won]
+        if late:
             log.warning("outcomes.late", steps=late)
+        with self._lock:
+            for idx in late:  # somebody else's result counts
+                self._raw.pop(idx, None)
+            if completed.closed or len(late) == len(outcomes):
+                self._todo.clear()  # the run is over, or no longer ours: nothing of it should begin
+            self._todo.extend(completed.mine)
         self._announce(completed)
-        if completed.mine:
-            self._fetch(completed.mine)
-            with self._lock:
-                self._todo.extend(completed.mine)
+        self._fetch(completed.mine)
 
     def _announce(self, completed: Completed) -> None:
         if completed.free:
@@ -264,6 +282,11 @@ class Bundle:
         left = settings.ahead_ms - (time.monotonic() - self._began) * 1000.0
         if settings.bundle_ms <= 0 or left <= 0:
             return None
-        short = {action: max(_MIN_COST_MS, ms) for action, ms in self._parts.durations.short().items()}
+        known = self._parts.actions.get
+        short = {
+            action: max(_MIN_COST_MS, ms)
+            for action, ms in self._parts.durations.short().items()
+            if known(action) is not None
+        }
         budget = min(left, settings.bundle_ms)
         return Ahead(self._queue, wire.dumps(short), budget, settings.bundle_max)

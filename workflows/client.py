@@ -190,8 +190,8 @@ class Client:
                 raise NotFinished(found.id, found.state)
             return self._queries.sinks(found.id)
         state, result, error = self._queries.result(found.id, step)
-        if state is StepState.FAILED and result is None:
-            raise RunFailed(found.id, step, error or {})
+        if state is StepState.FAILED and error is not None:
+            raise RunFailed(found.id, step, error)
         if state is StepState.CANCELLED:
             raise _failure(found) if found.state is RunState.FAILED else RunCancelled(found.id)
         if state not in (StepState.SUCCEEDED, StepState.FAILED, StepState.SKIPPED):

@@ -17,6 +17,8 @@ from ..tasks.errors import StepCancelled
 from ..tasks.logs import get_logger
 from .artifacts import Artifact, address
 
+PROGRESS_MAX_BYTES = 16_384
+
 
 @dataclass(slots=True)
 class Context:
@@ -51,12 +53,18 @@ class Context:
     def heartbeat(self, progress: Any = None) -> None:
         """Say that the body is alive and, if you like, how far (any JSON value, shown by `trellis show`).
 
-        Raises StepCancelled where the step is no longer ours: let it pass, after tidying up.
+        Raises ValueError for a progress that is too large, and StepCancelled where the step is no longer ours:
+        let that pass, after tidying up.
         """
         if self._cancelled.is_set():
             raise StepCancelled(f"step {self.step!r} was cancelled or given to another worker")
         if progress is not None:
-            self._progress = to_json(progress, inf_nan_mode="null")
+            data = to_json(progress, inf_nan_mode="null")
+            if len(data) > PROGRESS_MAX_BYTES or b"\\u0000" in data:
+                raise ValueError(
+                    f"progress is a short JSON value, at most {PROGRESS_MAX_BYTES:,} bytes and without NUL"
+                )
+            self._progress = data
 
     def cancel(self) -> None:
         """Tell the body that its step is no longer its own (the keeper does)."""

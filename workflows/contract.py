@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import NoneType
@@ -35,6 +36,8 @@ from typing_extensions import TypedDict
 from ..tasks.errors import DefinitionError, InputError, OutputError
 from .hints import did_you_mean, listed
 
+_DIGITS = 4000  # Python reads back no number of more than 4,300
+_LONG_NUMBER = re.compile(rb"\d{4000}")
 _EMPTY = inspect.Parameter.empty
 _UNTYPED = (_EMPTY, Any, NoReturn)
 _CONFIG = ConfigDict(arbitrary_types_allowed=False)
@@ -135,6 +138,8 @@ class Contract:
             raise OutputError(self.name, _first_problem(error)) from None
         except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
             raise OutputError(self.name, _not_json(error)) from None
+        if len(data) > _DIGITS and _LONG_NUMBER.search(data):
+            raise OutputError(self.name, f"a number of more than {_DIGITS} digits: return it as a text")
         # A cheap search first; only a hit (which may be innocent text) is parsed and walked.
         if b"\\u0000" in data or b"NaN" in data or b"Infinity" in data:
             problem = unkeepable(json.loads(data))

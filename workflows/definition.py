@@ -16,16 +16,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ..tasks.errors import DefinitionError
 from ..tasks.retry import Retry
 from ..tasks.settings import current
 from . import canvas, parameters, registry
 from .hints import choices
+from .literals import encode
 from .parameters import Param
 from .parsing import spec_of
-from .references import NAME, IndexRef, ItemRef, ParamRef, Ref, StepRef, notation
+from .references import NAME, IndexRef, ItemRef, ParamRef, Ref, StepRef
 from .registry import ActionInfo, Catalogue
 from .spec import Default, StepSpec, WorkflowSpec
 from .validate import OPTIONS, unknown_input, validate
@@ -33,8 +33,6 @@ from .validate import OPTIONS, unknown_input, validate
 __all__ = ["Param", "Params", "Workflow"]
 
 _NAME = re.compile(NAME)
-_PLAIN = frozenset({int, float, bool, type(None)})
-_MAX_DEPTH = 100
 MAP_OPTIONS = (*OPTIONS, "over", "concurrency")
 
 
@@ -267,7 +265,7 @@ class Workflow:
         names: list[str] = []
         for each in every:
             if isinstance(each, StepRef):
-                self._check_owner(each, step, "after", False)
+                self._encoded(each, step, "after", False)  # refuses another workflow's
                 names.append(each.name)
             elif isinstance(each, str):
                 names.append(each)
@@ -286,59 +284,11 @@ class Workflow:
                 step=step,
             )
 
-    def _check_owner(self, ref: Ref, step: str, key: str, mapped: bool) -> None:
-        if ref.owner is not self:
-            owner = getattr(ref.owner, "name", "?")
-            raise DefinitionError(
-                f"input {key!r} uses {ref!s} of workflow {owner!r}: a step can only use what its own "
-                "workflow has; pass the value as a parameter",
-                workflow=self.name,
-                step=step,
-            )
-        if not mapped and isinstance(ref, ItemRef | IndexRef):
-            raise DefinitionError(
-                f"input {key!r} uses {ref!s} outside a map: add the step with wf.map(…, over=…)",
-                workflow=self.name,
-                step=step,
-            )
-
-    def _encoded(self, value: Any, step: str, key: str, mapped: bool, depth: int = 0) -> Any:
-        """A Python value as JSON in the notation of definitions."""
-        if isinstance(value, str):
-            try:
-                return notation(str.__str__(value))  # a str subclass may be an enum, whose str() is its name
-            except DefinitionError as error:
-                raise DefinitionError(f"input {key!r}: {error}", workflow=self.name, step=step) from error
-        if type(value) in _PLAIN:
-            return value
-        if isinstance(value, Ref):
-            self._check_owner(value, step, key, mapped)
-            return str(value)
-        if depth > _MAX_DEPTH:
-            raise DefinitionError(
-                f"input {key!r} nests deeper than {_MAX_DEPTH} levels", workflow=self.name, step=step
-            )
-        if isinstance(value, Mapping):
-            for each in value:
-                if not isinstance(each, str):
-                    raise DefinitionError(
-                        f"input {key!r} has the key {each!r}: the keys of JSON objects are texts",
-                        workflow=self.name,
-                        step=step,
-                    )
-            return {each: self._encoded(item, step, key, mapped, depth + 1) for each, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._encoded(item, step, key, mapped, depth + 1) for item in value]
+    def _encoded(self, value: Any, step: str, key: str, mapped: bool) -> Any:
         try:
-            plain = to_jsonable_python(value)
-        except (PydanticSerializationError, ValueError) as error:
-            raise DefinitionError(
-                f"input {key!r} is of type {type(value).__name__}, which has no JSON form: give JSON values, "
-                "or a reference to the step that makes it",
-                workflow=self.name,
-                step=step,
-            ) from error
-        return self._encoded(plain, step, key, mapped, depth + 1)
+            return encode(value, self, key, mapped=mapped)
+        except DefinitionError as error:
+            raise DefinitionError(str(error), workflow=self.name, step=step) from error
 
     def validate(self) -> None:
         """Check the whole definition. Raises DefinitionError, which names the step and the fix."""

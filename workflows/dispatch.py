@@ -110,7 +110,7 @@ class Dispatcher:
             producer, first.action, message, queue=first.queue, priority=9 - first.priority, retry=False
         )
 
-    def dry(self, queue: str) -> bool:
-        """Whether the broker holds no message for a queue: then what was published and not claimed is lost."""
+    def waiting(self, queue: str) -> int:
+        """How many messages the broker holds for a queue, of all priorities."""
         with self._app.connection_or_acquire() as connection:
-            return bool(connection.default_channel._size(queue) == 0)
+            return int(connection.default_channel._size(queue))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 import time
 
+import psycopg
+
 from ..tasks.errors import CommunicationError
 from .journal import Journal
 
@@ -25,6 +27,7 @@ class Durations:
         self._journal = journal
         self._lock = threading.Lock()
         self._mean: dict[str, float] = {}
+        self._own: set[str] = set()  # measured here: what others say no longer counts
         self._new: dict[str, tuple[int, float]] = {}
         self._shared_at = time.monotonic()
         self._read_at = -_READ_EVERY
@@ -35,6 +38,7 @@ class Durations:
         with self._lock:
             old = self._mean.get(action)
             self._mean[action] = ms if old is None else old + _SMOOTHING * (ms - old)
+            self._own.add(action)
             runs, mean = self._new.get(action, (0, 0.0))
             self._new[action] = (runs + 1, mean + (ms - mean) / (runs + 1))
 
@@ -57,7 +61,8 @@ class Durations:
         shared = self._journal.durations()
         with self._lock:
             for action, mean in shared.items():
-                self._mean.setdefault(action, mean)
+                if action not in self._own:
+                    self._mean[action] = mean
 
     def share(self) -> None:
         """Write what is new, if the last time is long ago. Losing it costs nothing but speed."""
@@ -69,7 +74,7 @@ class Durations:
             self._shared_at = now
         try:
             self._journal.learn(new)
-        except CommunicationError:
+        except (CommunicationError, psycopg.Error):
             return
 
 

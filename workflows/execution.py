@@ -6,22 +6,35 @@ attempt is decided here, from the step's own policy, by pure arithmetic.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
-from ..tasks.errors import DefinitionError, InputError, OutputError, StepTimeout, ValueTooLarge
+from celery.exceptions import WorkerShutdown, WorkerTerminate
+
+from ..tasks.errors import (
+    DefinitionError,
+    ExecutionError,
+    InputError,
+    OutputError,
+    StepTimeout,
+    ValueTooLarge,
+)
 from ..tasks.redaction import redact
 from ..tasks.retry import Retry
 from . import expressions, wire
 from .contract import Contract
-from .limits import Guard
+from .limits import Guard, Process
 from .records import Claimed, Json, Outcome
 from .states import StepState
 
 _TRACE_CHARS = 8000  # of a traceback; the end says more than the beginning
+_MESSAGE_CHARS = 4000
+_HERE = Path(__file__).parent
 _HOPELESS = (InputError, OutputError, DefinitionError, ValueTooLarge)  # the next attempt would fail alike
 
 
@@ -77,8 +90,12 @@ def execute(
         data = contract.dump(value)
         if len(data) > bounds.value_max_bytes:
             raise ValueTooLarge(f"the result of step {step.name!r}", len(data), bounds.value_max_bytes)
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
         return failed(step, error, began)
+    except SystemExit as error:
+        if isinstance(error, WorkerShutdown | WorkerTerminate) or Process.stopping:
+            raise  # ours, not the body's
+        return failed(step, ExecutionError(f"the body called sys.exit({error.code!r})"), began)
     ended = time.monotonic()
     return Outcome(step.idx, step.lease, StepState.SUCCEEDED, data, ran=ended - began, ended=ended)
 
@@ -98,6 +115,14 @@ def failed(step: Claimed, error: BaseException, began: float) -> Outcome:
             step.idx, step.lease, retry.attempts, retry, step.options, describe(error, step.name)
         )
     return outcome._replace(ran=ended - began, ended=ended)
+
+
+def unkept(outcome: Outcome, error: Exception) -> Outcome:
+    """The outcome of a step whose result Postgres refused."""
+    message = _clean(f"Postgres cannot keep the result: {error}"[:_MESSAGE_CHARS])
+    told = {"step": None, "type": OutputError.__name__, "message": message, "traceback": ""}
+    final = Outcome(outcome.idx, outcome.lease, StepState.FAILED, error=told, fault=1, fatal=True)
+    return final._replace(ran=outcome.ran, ended=outcome.ended)
 
 
 def settle(
@@ -123,15 +148,25 @@ def settle(
 
 def describe(error: BaseException, step: str) -> dict[str, Json]:
     """An exception as the journal keeps it: type, message, traceback; no secrets, nothing Postgres refuses."""
-    frames = "".join(traceback.format_exception(error))
-    message = str(error)
+    trace = error.__traceback__
+    while (
+        trace is not None
+        and trace.tb_next is not None
+        and Path(trace.tb_frame.f_code.co_filename).parent == _HERE
+    ):
+        trace = trace.tb_next  # the frames that lead to the body are ours
+    try:
+        message = str(error)
+        frames = "".join(traceback.format_exception(type(error), error, trace))
+    except Exception as broken:
+        message, frames = f"({type(broken).__name__} in its __str__)", ""
     if isinstance(error, StepTimeout | ValueTooLarge | InputError | OutputError):
         frames = ""  # the message says it all; the frames would be ours
     return {
         "step": step,
         "type": type(error).__name__,
-        "message": _clean(message),
-        "traceback": _clean(frames)[-_TRACE_CHARS:],
+        "message": _clean(message[:_MESSAGE_CHARS]),
+        "traceback": _clean(frames[-_TRACE_CHARS:]),
     }
 
 

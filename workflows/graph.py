@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 
-from ..tasks.errors import CycleError
+from ..tasks.errors import CycleError, DefinitionError
 from . import expressions
 from .references import references
 from .spec import StepSpec, WorkflowSpec
@@ -39,10 +39,12 @@ def parents(spec: WorkflowSpec) -> dict[str, tuple[str, ...]]:
 
 
 def children(parents: Parents) -> dict[str, list[str]]:
-    """The other direction: the steps that wait for each step."""
+    """The other direction: the steps that wait for each step. Raises DefinitionError for unknown parents."""
     found: dict[str, list[str]] = {name: [] for name in parents}
     for name, above in parents.items():
         for parent in above:
+            if parent not in found:
+                raise DefinitionError(f"it waits for a step {parent!r} that does not exist", step=name)
             found[parent].append(name)
     return found
 

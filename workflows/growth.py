@@ -17,6 +17,7 @@ from . import plan
 from .journal import Journal
 from .plan import PlannedStep
 from .records import Claimed, Completed, Json, Outcome, Ready
+from .references import follow, text_of
 from .states import StepState
 
 
@@ -32,26 +33,53 @@ def as_ready(step: Claimed) -> Ready:
     return Ready(step.idx, step.name, step.action, step.queue, step.priority)
 
 
-def items(
-    step: Claimed, inputs: Mapping[str, Json], results: Mapping[int | str, Json]
-) -> list[dict[str, Json]]:
-    """The inputs of each item, from the map's template: pure. Raises InputError where `over` is no list."""
+class Item(NamedTuple):
+    """One item of a map: its inputs, and the bindings to other steps' results that are still open."""
+
+    inputs: dict[str, Json]
+    bindings: list[Json] | None
+
+
+def items(step: Claimed, inputs: Mapping[str, Json]) -> list[Item]:
+    """The inputs of each item, from the map's template: pure. Raises InputError where `over` is no list.
+
+    Only what differs from item to item is filled in; what all share stays a reference, so that a hundred
+    thousand items do not hold a hundred thousand copies of it.
+    """
     over = inputs["over"]
     if not isinstance(over, list):
         raise InputError(step.name, {"over": f"a map goes over a list, this is {type(over).__name__}"})
     mapped = _mapped(step)
-    return [
-        plan.bind(
-            mapped["inputs"],
-            mapped["bindings"],
-            {**results, "item": item, "index": index},
-            action=mapped["action"],
-        )
-        for index, item in enumerate(over)
+    own = [binding for binding in mapped["bindings"] or () if not _steps(binding)]
+    shared = [binding for binding in mapped["bindings"] or () if _steps(binding)]
+    found = []
+    for index, item in enumerate(over):
+        known: dict[int | str, Json] = {"item": item, "index": index}
+        given = plan.bind(mapped["inputs"], own, known, action=mapped["action"])
+        found.append(Item(given, [_partly(binding, known) for binding in shared] or None))
+    return found
+
+
+def _steps(binding: list[Json]) -> list[int]:
+    """The steps whose results a binding needs."""
+    _, parent, rest = binding
+    sources = [part[0] for part in rest if not isinstance(part, str)] if parent == "text" else [parent]
+    return [source for source in sources if isinstance(source, int)]
+
+
+def _partly(binding: list[Json], known: Mapping[int | str, Json]) -> list[Json]:
+    """A binding with the item filled in: a text may hold both the item and other steps' results."""
+    at, parent, rest = binding
+    if parent != "text":
+        return binding
+    parts = [
+        text_of(follow(known[part[0]], part[1])) if not isinstance(part, str) and part[0] in known else part
+        for part in rest
     ]
+    return [at, parent, parts]
 
 
-def rows(step: Claimed, inputs: list[dict[str, Json]], first: int, gather: int) -> Iterator[PlannedStep]:
+def rows(step: Claimed, inputs: list[Item], first: int, gather: int) -> Iterator[PlannedStep]:
     """The rows of a map's items: pure.
 
     A limit of n at once makes n lanes: item i also waits for item i - n, along an edge of order alone, so
@@ -63,6 +91,7 @@ def rows(step: Claimed, inputs: list[dict[str, Json]], first: int, gather: int) 
     options = {
         name: mapped[name] for name in ("retry", "timeout", "on_failure") if mapped.get(name) is not None
     }
+    refs = tuple(sorted({source for binding in mapped["bindings"] or () for source in _steps(binding)}))
     for index, each in enumerate(inputs):
         follower = (~(first + index + lanes),) if index + lanes < count else ()
         yield PlannedStep(
@@ -73,26 +102,27 @@ def rows(step: Claimed, inputs: list[dict[str, Json]], first: int, gather: int) 
             mapped["priority"],
             1 if index >= lanes else 0,
             (gather, *follower),
-            each,
-            None,
-            (),
+            each.inputs,
+            each.bindings,
+            refs,
             options or None,
         )
 
 
-def expand(journal: Journal, run: str, step: Claimed, inputs: list[dict[str, Json]], worker: str) -> Expanded:
+def expand(journal: Journal, run: str, step: Claimed, inputs: Mapping[str, Json], worker: str) -> Expanded:
     """Replace a map by its items, in one transaction with the map's own completion."""
+    each = items(step, inputs)
     ready: list[Ready] = []
 
     def insert(connection: Connection) -> None:
-        first = journal.grow(connection, run, len(inputs))
-        gather = journal.widen(connection, run, step.idx, first, len(inputs))
-        planned = list(rows(step, inputs, first, gather))
+        first = journal.grow(connection, run, len(each))
+        gather = journal.widen(connection, run, step.idx, first, len(each))
+        planned = list(rows(step, each, first, gather))
         journal.add(connection, run, planned, sent=True)
         ready[:] = [Ready(r.idx, r.name, r.action, r.queue, r.priority) for r in planned if not r.missing]
 
     began = time.monotonic()
-    outcome = Outcome(step.idx, step.lease, StepState.SUCCEEDED, str(len(inputs)).encode(), ended=began)
+    outcome = Outcome(step.idx, step.lease, StepState.SUCCEEDED, str(len(each)).encode(), ended=began)
     completed = journal.complete(run, [outcome], worker=worker, first=insert)
     return Expanded(completed, ready if completed.won else [])
 

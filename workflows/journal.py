@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
+from psycopg.rows import tuple_row
+
 from ..tasks.database import Connection, Database
 from ..tasks.errors import StateError
 from ..tasks.queries import load
@@ -80,7 +82,7 @@ class Journal:
 
         `first` runs in the same transaction before it, and only counts if every outcome is still ours.
         """
-        fatal = next((outcome for outcome in outcomes if outcome.fatal), None)
+        fatal = [outcome for outcome in outcomes if outcome.fatal]
         lease = str(uuid4())
         arguments = {
             "run": run,
@@ -90,18 +92,19 @@ class Journal:
             **(ahead or NOTHING_AHEAD)._asdict(),
             **self._limits,
         }
-        if fatal is None and first is None:
+        if not fatal and first is None:
             return _completed(self._rows("complete", **arguments), lease)
 
         def together() -> Completed:
             with self.database.transaction() as connection:
                 if first is not None:
                     first(connection)
-                done = _completed(connection.execute(SQL["complete"], arguments).fetchall(), lease)
+                done = _completed(_ask(connection, "complete", **arguments), lease)
                 if first is not None and len(done.won) < len(outcomes):
                     raise _Stale
-                if fatal is not None and fatal.idx in done.won:
-                    ended = self._end(connection, run, RunState.FAILED, fatal.error)
+                cause = next((outcome for outcome in fatal if outcome.idx in done.won), None)
+                if cause is not None:
+                    ended = self._end(connection, run, RunState.FAILED, cause.error)
                     return done._replace(mine=[], free=[], closed=ended)
                 return done
 
@@ -159,19 +162,17 @@ class Journal:
 
     def grow(self, connection: Connection, run: str, count: int) -> int:
         """Reserve ids for `count` more steps, inside a transaction. Raises StateError where the run is over."""
-        row = connection.execute(SQL["grow"], {"run": run, "count": count}).fetchone()
-        if row is None:
+        rows = _ask(connection, "grow", run=run, count=count)
+        if not rows:
             raise StateError(f"run {run} is over and takes no more steps")
-        return int(row[0])
+        return int(rows[0][0])
 
     def widen(self, connection: Connection, run: str, idx: int, first: int, count: int) -> int:
         """Make the step behind map step `idx` wait for its items, inside a transaction; answers with its id."""
-        row = connection.execute(
-            SQL["widen"], {"run": run, "idx": idx, "first": first, "count": count}
-        ).fetchone()
-        if row is None:
+        rows = _ask(connection, "widen", run=run, idx=idx, first=first, count=count)
+        if not rows:
             raise StateError(f"run {run} is over and takes no more steps")
-        return int(row[0])
+        return int(rows[0][0])
 
     def add(self, connection: Connection, run: str, steps: Iterable[PlannedStep], *, sent: bool) -> None:
         """Insert steps by COPY, inside a transaction: those without parents are ready at once."""
@@ -186,14 +187,12 @@ class Journal:
     ) -> bool:
         """Insert a definition and a run, inside a transaction; False where the key has a run already."""
         digest, name, spec = definition
-        connection.execute(SQL["define"], {"digest": digest, "name": name, "spec": spec.decode()})
-        return connection.execute(SQL["open_run"], {"definition": digest, **row}).fetchone() is not None
+        _ask(connection, "define", digest=digest, name=name, spec=spec.decode())
+        return bool(_ask(connection, "open_run", definition=digest, **row))
 
     def read(self, connection: Connection, workflow: str, run: str, key: str | None) -> Run:
         """The run as its own transaction sees it: the new one, or the one that the key has already."""
-        row = connection.execute(SQL["read_run"], {"run": run, "workflow": workflow, "key": key}).fetchone()
-        assert row is not None
-        return Run.from_row(row)
+        return Run.from_row(_ask(connection, "read_run", run=run, workflow=workflow, key=key)[0])
 
     def end(self, run: str, state: RunState, error: dict[str, Json] | None = None) -> bool:
         """End a run and every open step of it; False where it was over already."""
@@ -207,8 +206,10 @@ class Journal:
     @staticmethod
     def _end(connection: Connection, run: str, state: RunState, error: dict[str, Json] | None) -> bool:
         text = None if error is None else wire.dumps(error)
-        row = connection.execute(SQL["end_run"], {"run": run, "state": state.value, "error": text}).fetchone()
-        return row is not None
+        ended = bool(_ask(connection, "end_run", run=run, state=state.value, error=text))
+        if ended:
+            _ask(connection, "stop_steps", run=run)
+        return ended
 
     # --- recovery
 
@@ -222,8 +223,8 @@ class Journal:
         """Ready steps to publish, by (run, workflow); see the statement."""
         rows = self._rows("take_ready", queue=queue, sent=sent, age=age, limit=limit)
         found: dict[tuple[str, str], list[Ready]] = {}
-        for run, workflow, idx, name, action, where, priority, attempt in rows:
-            ready = Ready(idx, name, action, where, priority, alone=attempt > 0)
+        for run, workflow, idx, name, action, where, priority, attempt, failures in rows:
+            ready = Ready(idx, name, action, where, priority, alone=attempt > failures)
             found.setdefault((str(run), workflow), []).append(ready)
         return found
 
@@ -241,14 +242,18 @@ class Journal:
     # --- one way to the database
 
     def _rows(self, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
-        statement = SQL[block]
 
         def once() -> list[tuple[Any, ...]]:
             with self.database.connection() as connection:
-                cursor = connection.execute(statement, arguments)
-                return cursor.fetchall() if cursor.description else []
+                return _ask(connection, block, **arguments)
 
         return self.database.again(once)
+
+
+def _ask(connection: Connection, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
+    # A cursor of our own: the connection may be a caller's, with rows of another shape.
+    cursor = connection.cursor(row_factory=tuple_row).execute(SQL[block], arguments)
+    return cursor.fetchall() if cursor.description else []
 
 
 class _Stale(Exception):

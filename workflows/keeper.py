@@ -17,7 +17,8 @@ from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
 from .context import Context
 from .journal import Journal
-from .limits import Guard
+from .limits import Guard, Process
+from .records import Claimed
 
 _LOOK = 0.2  # seconds between looks; also how long a slow step may hold up its bundle
 
@@ -25,29 +26,27 @@ log = get_logger("trellis.keeper")
 
 
 class Held:
-    """A step whose body runs now."""
+    """A step that is worked on now."""
 
     __slots__ = (
         "began",
         "context",
         "guard",
-        "idx",
-        "lease",
         "lost_at",
-        "name",
         "renewed",
         "run",
+        "step",
         "stopped",
         "timeout",
+        "turn",
     )
 
-    def __init__(self, run: str, idx: int, name: str, lease: str, timeout: float, guard: Guard) -> None:
+    def __init__(self, run: str, step: Claimed, timeout: float, guard: Guard) -> None:
         self.run = run
-        self.idx = idx
-        self.name = name
-        self.lease = lease
+        self.step = step
         self.timeout = timeout
         self.guard = guard
+        self.turn = guard.turn + 1
         self.context: Context | None = None
         self.began = self.renewed = time.monotonic()
         self.lost_at: float | None = None
@@ -63,6 +62,9 @@ class Watched(Protocol):
 
     def relieve(self) -> None:
         """Record what is finished and hand back what is not begun."""
+
+    def give_up(self, held: Held, reason: StepTimeout) -> None:
+        """Record the step at hand as failed: its process is about to be killed."""
 
 
 class Keeper:
@@ -108,19 +110,16 @@ class Keeper:
 
     def _look(self, bundles: list[Watched]) -> None:
         now = time.monotonic()
-        slow = [
-            (bundle, held) for bundle in bundles if (held := bundle.current) and now - held.began >= _LOOK
-        ]
-        for bundle, _ in slow:
-            bundle.relieve()
+        slow = [(each, held) for each in bundles if (held := each.current) and now - held.began >= _LOOK]
         held_now = [held for _, held in slow]
-        self._stop_late(held_now, now)
         due = [
             h for h in held_now if h.lost_at is None and now - h.renewed >= self._settings.heartbeat_seconds
         ]
         if due:
-            self._renew(due, now)
-        for held in held_now:
+            self._renew(due, now)  # first: what follows may wait for the broker
+        for bundle, held in slow:
+            bundle.relieve()
+            self._stop_late(bundle, held, now)
             if held.lost_at is not None:
                 self._stop_lost(held, now)
 
@@ -130,24 +129,27 @@ class Keeper:
         for held in due:
             # A lease never outlives the step's hard limit, so a killed body is noticed at once.
             left = held.timeout + grace - (now - held.began)
+            seconds = max(0.0, min(self._settings.lease_seconds, left))
             progress = held.context.take_progress() if held.context else None
-            rows.append(
-                (held.run, held.idx, held.lease, max(0.0, min(self._settings.lease_seconds, left)), progress)
-            )
+            rows.append((held.run, held.step.idx, held.step.lease, seconds, progress))
         ours = self._journal.renew(rows)
         for held in due:
             held.renewed = now
-            if (held.run, held.idx) not in ours:
+            if (held.run, held.step.idx) not in ours:
                 held.lost_at = now
                 if held.context is not None:
                     held.context.cancel()
 
-    def _stop_late(self, held_now: list[Held], now: float) -> None:
-        """The clock of threads that no signal reaches."""
-        for held in held_now:
-            if held.guard.needs_clock and not held.stopped and now - held.began >= held.timeout:
-                held.stopped = True
-                held.guard.stop(StepTimeout(held.timeout))
+    def _stop_late(self, bundle: Watched, held: Held, now: float) -> None:
+        """The clock of threads that no signal reaches; and the end of a body that swallowed its exception."""
+        ran = now - held.began
+        if held.guard.needs_clock and not held.stopped and ran >= held.timeout:
+            held.stopped = True
+            held.guard.stop(held.turn, StepTimeout(held.timeout))
+        elif Process.killable and held.lost_at is None and ran >= held.timeout + self._settings.timeout_grace:
+            # Recorded first: else the next worker could not tell this kill from a crash.
+            bundle.give_up(held, StepTimeout(held.timeout))
+            held.guard.kill(held.turn)
 
     def _stop_lost(self, held: Held, now: float) -> None:
         assert held.lost_at is not None
@@ -155,7 +157,9 @@ class Keeper:
         patience = self._settings.timeout_grace if listens else 0.0
         if not held.stopped and now - held.lost_at >= patience:
             held.stopped = True
-            log.info("step.stopped", run=held.run, step=held.name)
-            held.guard.stop(StepCancelled(f"step {held.name!r} was cancelled or given to another worker"))
+            log.info("step.stopped", run=held.run, step=held.step.name)
+            held.guard.stop(
+                held.turn, StepCancelled(f"step {held.step.name!r} was cancelled or given to another worker")
+            )
         elif held.stopped and now - held.lost_at >= patience + self._settings.timeout_grace:
-            held.guard.kill()
+            held.guard.kill(held.turn)

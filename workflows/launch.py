@@ -16,7 +16,9 @@ from ..tasks.database import Connection
 from ..tasks.errors import DefinitionError, NotFound, ParameterError, ValueTooLarge
 from ..tasks.settings import Settings
 from . import registry, wire
+from .contract import unkeepable
 from .definition import Workflow
+from .hints import did_you_mean, listed
 from .journal import Journal
 from .plan import Plan, plan
 from .queries import Queries
@@ -66,12 +68,9 @@ def resolve(workflow: Workflow | WorkflowSpec | Mapping[str, Any] | str, queries
         return found
     stored = queries.latest_definition(workflow) if queries is not None else None
     if stored is None:
-        names = ", ".join(registry.workflows.names()) or "none"
-        raise NotFound(
-            "workflow",
-            workflow,
-            f"this process knows {names}; import its module, or name it in TRELLIS_IMPORTS",
-        )
+        names = registry.workflows.names()
+        here = f"this process knows {listed(names, 'none')}{did_you_mean(workflow, names)}"
+        raise NotFound("workflow", workflow, f"{here}; name its module with --import or in TRELLIS_IMPORTS")
     return Workflow.from_dict(stored)
 
 
@@ -96,8 +95,12 @@ def prepare(
     spec = workflow.spec
     given = workflow.check_params(params or {})
     text = _params_text(spec.name, given, settings.value_max_bytes)
-    if key is not None and (not key or len(key) > 500 or "\x00" in key):
-        raise DefinitionError("a run's key is a text of 1 to 500 characters", workflow=spec.name)
+    for what, value in (("key", key), ("correlation_id", correlation_id)):
+        if value is not None and not _is_plain(value):
+            raise DefinitionError(
+                f"a run's {what} is a text of 1 to 500 characters, without NUL and lone surrogates",
+                workflow=spec.name,
+            )
     laid = plan(spec, given, registry.actions, settings.default_queue)
     run = new_id()
     row = {
@@ -123,16 +126,26 @@ def write(journal: Journal, connection: Connection, prepared: Prepared, *, sent:
     return True
 
 
+def _is_plain(value: str) -> bool:
+    if not 0 < len(value) <= 500 or "\x00" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _params_text(workflow: str, params: Mapping[str, Json], limit: int) -> str:
     try:
         text = wire.dumps(dict(params))
         size = len(text.encode())
     except (ValueError, TypeError) as error:
         raise ParameterError({"params": f"not JSON: {error}"}, workflow=workflow) from error
-    if "\\u0000" in text:
-        raise ParameterError(
-            {"params": "a text holds a NUL character, which Postgres cannot store"}, workflow=workflow
-        )
+    for name, value in params.items():
+        problem = unkeepable(value)
+        if problem is not None:
+            raise ParameterError({name: problem}, workflow=workflow)
     if size > limit:
         raise ValueTooLarge(f"the parameters of workflow {workflow!r}", size, limit)
     return text

@@ -13,6 +13,7 @@ C call that never returns, and prints where the body was. Only pool processes ma
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ctypes
 import faulthandler
 import os
@@ -25,6 +26,7 @@ from typing import Any
 from ..tasks.errors import ExecutionError, StepCancelled, StepTimeout
 
 _STDERR = 2
+_CLOSE = 60.0  # seconds before it fires at which the watchdog is taken off between bodies
 _SLACK = 1.0  # seconds by which the watchdog may be late, so that short steps need not set it anew each
 
 
@@ -32,6 +34,7 @@ class Process:
     """What this process may do to itself; the worker's boot sets it."""
 
     killable = False  # a pool process: its parent starts another one
+    stopping = False  # it was asked to end
 
 
 class Guard:
@@ -41,8 +44,10 @@ class Guard:
         self._thread = threading.get_ident()
         self._main = threading.current_thread() is threading.main_thread()
         self._reason: ExecutionError | None = None
+        self._limit = 0.0
         self._lock = threading.RLock()
         self._active = False
+        self.turn = 0  # counts bodies, so that a stop meant for one never hits the next
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self._watchdog = 0.0  # when it fires (time.monotonic()); 0: it is off
         self._runner: asyncio.Runner | None = None
@@ -67,7 +72,8 @@ class Guard:
         if self._runner is None:
             self._runner = asyncio.Runner()
         try:
-            return self._runner.run(self._bounded(coroutine, timeout))
+            # The context of now: a runner keeps that of its first run, and with it another step's log lines.
+            return self._runner.run(self._bounded(coroutine, timeout), context=contextvars.copy_context())
         except BaseException:
             self._runner.close()  # an interrupted loop may hold half-finished tasks: begin with a new one
             self._runner = None
@@ -94,8 +100,10 @@ class Guard:
 
     def _begin(self, timeout: float, grace: float) -> None:
         with self._lock:
-            self._reason = StepTimeout(timeout) if self._main else None
+            self._reason = None
+            self._limit = timeout
             self._active = True
+            self.turn += 1
         if Process.killable and self._main:
             latest = time.monotonic() + timeout + grace
             if not latest <= self._watchdog <= latest + _SLACK:
@@ -107,6 +115,8 @@ class Guard:
             signal.setitimer(signal.ITIMER_REAL, 0)
         with self._lock:
             self._active = False
+        if self._watchdog and self._watchdog - time.monotonic() < _CLOSE:
+            self.rest()  # recording may wait for Postgres: it must not be killed for the body's limit
 
     def rest(self) -> None:
         """No body runs for now: take the watchdog off."""
@@ -116,10 +126,10 @@ class Guard:
 
     # --- from the keeper's thread
 
-    def stop(self, reason: StepCancelled | StepTimeout) -> None:
-        """Raise `reason` in the body that runs now, if one does."""
+    def stop(self, turn: int, reason: StepCancelled | StepTimeout) -> None:
+        """Raise `reason` in the body of this turn, if it still runs."""
         with self._lock:
-            if not self._active:
+            if not self._active or turn != self.turn:
                 return
             self._reason = reason
             if self._task is not None:
@@ -142,14 +152,15 @@ class Guard:
         """Whether nobody but the keeper notices that this thread's body runs too long."""
         return not self._main
 
-    def kill(self) -> None:
-        """End this process, if it is one that may be ended: its body does not listen."""
-        if Process.killable:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def kill(self, turn: int) -> None:
+        """End this process, if it may be ended and the body of this turn still runs: it does not listen."""
+        with self._lock:
+            if Process.killable and self._active and turn == self.turn:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def _on_alarm(self, _signal: int, _frame: Any) -> None:
-        if self._active and self._task is None and self._reason is not None:
-            reason, self._reason = self._reason, None
+        if self._active and self._task is None:
+            reason, self._reason = self._reason or StepTimeout(self._limit), None
             raise reason
 
 

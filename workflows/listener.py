@@ -77,4 +77,7 @@ class Listener:
         with self._lock:
             callbacks = list(self._waiting.get(run, ()))
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:
+                log.exception("listener.callback_failed")  # a closed event loop, say; the others still wait

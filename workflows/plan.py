@@ -11,23 +11,22 @@ inside the template of a map.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import JsonValue
-
-from ..tasks.errors import DefinitionError, InputError, ParameterError
+from ..tasks.errors import DefinitionError, ParameterError
 from . import collector, expressions, graph
-from .references import Hole, Path, Reference, follow, show, text_of
+from .binding import Bindings, bind, filled
+from .references import Hole, Path, Reference, follow, text_of
 from .registry import PLAIN, ActionInfo, Catalogue, unknown_action
 from .spec import Default, StepSpec, WorkflowSpec
+
+__all__ = ["EXPAND", "GATHER", "GATHER_SUFFIX", "Plan", "PlannedStep", "bind", "plan"]
 
 EXPAND = "trellis.map"
 GATHER = "trellis.gather"
 GATHER_SUFFIX = "[]"
-
-Bindings = list[list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +204,7 @@ class _Builder:
                 else:
                     bindings.append([list(at), "text", parts])
             places.append((at, found))
-        return _filled(value, places), bindings or None
+        return filled(value, places), bindings or None
 
     def _text(self, hole: tuple[str | Reference, ...], needed: set[int]) -> list[Any]:
         parts: list[Any] = []
@@ -277,82 +276,5 @@ class _Builder:
         return info
 
 
-def bind(
-    inputs: dict[str, Any],
-    bindings: Bindings | None,
-    results: Mapping[int | str, JsonValue],
-    *,
-    action: str = "",
-    names: Mapping[int, str] | None = None,
-) -> dict[str, Any]:
-    """Fill a template with results, by row ("item" and "index" inside a map).
-
-    The template stays as it is; results are not copied. Raises InputError, which names the step (where
-    `names` knows it) and the path, for a path that a result does not have.
-    """
-    if not bindings:
-        return inputs
-    places: list[tuple[list[str | int], Any]] = []
-    for at, parent, rest in bindings:
-        try:
-            if parent == "text":
-                texts = [p if isinstance(p, str) else text_of(follow(results[p[0]], p[1])) for p in rest]
-                places.append((at, "".join(texts)))
-            else:
-                places.append((at, follow(results[parent], rest) if rest else results[parent]))
-        except LookupError as error:
-            problem = _lost(parent, rest, results, names, error)
-            raise InputError(action, {f"{at[0]}{show(at[1:])}": problem}) from None
-    return _filled(inputs, places)
-
-
-def _lost(
-    parent: int | str,
-    rest: list[Any],
-    results: Mapping[int | str, JsonValue],
-    names: Mapping[int, str] | None,
-    error: LookupError,
-) -> str:
-    parts: list[Any] = [[parent, rest]]
-    if parent == "text":
-        parts = [part for part in rest if not isinstance(part, str)]
-    for row, path in parts:
-        called = f"step {(names or {}).get(row, row)!r}" if isinstance(row, int) else f"the map's {row}"
-        if row not in results:
-            return f"the result of {called} is not there"
-        try:
-            follow(results[row], path)
-        except LookupError as lost:
-            return f"in the result of {called}, {lost}"
-    return str(error)
-
-
 def _below(key: str, holes: tuple[tuple[Path, Hole], ...]) -> tuple[tuple[Path, Hole], ...]:
     return tuple(((key, *at), hole) for at, hole in holes)
-
-
-def _filled(inputs: dict[str, Any], places: Iterable[tuple[Sequence[str | int], Any]]) -> dict[str, Any]:
-    """A copy with values put in their places; what has no place in it is shared with the original."""
-    filled = dict(inputs)
-    copied: set[str | int] = set()
-    for at, value in places:
-        top = at[0]
-        if len(at) == 1:
-            filled[top] = value  # type: ignore[index]  # inputs have names
-            continue
-        if top not in copied:  # once per input, however many places inside it are filled
-            copied.add(top)
-            filled[top] = _copy(filled[top])  # type: ignore[index]
-        container: Any = filled
-        for part in at[:-1]:
-            container = container[part]
-        container[at[-1]] = value
-    return filled
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copy(item) for item in value]
-    return value

@@ -10,7 +10,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, func, select
-from sqlalchemy.engine import Row
 
 from ..tasks.database import Database
 from ..tasks.errors import NotFound
@@ -34,12 +33,8 @@ class Queries:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def _all(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
-        def once() -> Sequence[Row[*tuple[Any, ...]]]:
-            with self._database.engine.connect() as connection:
-                return connection.execute(statement).all()
-
-        return self._database.again(once)
+    def _all(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Any]:
+        return self._database.read(statement)
 
     def run(self, run_id: str) -> Run:
         """A run. Raises NotFound."""
@@ -89,7 +84,7 @@ class Queries:
     def result(self, run_id: str, step: str) -> tuple[StepState, Json, dict[str, Json] | None]:
         """State, result and error of a step by name; of a map, those of the list it gathered. Raises NotFound."""
         rows = self._all(
-            select(StepRow.name, StepRow.state, StepRow.result, StepRow.error)
+            select(StepRow.name, StepRow.state, StepRow.result, StepRow.error, StepRow.options["on_failure"])
             .where(StepRow.run_id == as_uuid(run_id), StepRow.name.in_([step, f"{step}[]"]))
             .order_by(func.length(StepRow.name).desc())
         )
@@ -97,8 +92,9 @@ class Queries:
             raise NotFound(
                 "step", step, f"run {run_id} has none of this name; `trellis show {run_id}` lists them"
             )
-        _, state, result, error = rows[0]
-        return StepState(state), result, error
+        _, state, result, error, policy = rows[0]
+        # A step that failed and was given a default has that for a result, be it null.
+        return StepState(state), result, None if isinstance(policy, dict) else error
 
     def sinks(self, run_id: str) -> dict[str, Json]:
         """The results of the steps on which nothing depends, by name; skipped ones are left out."""

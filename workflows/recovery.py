@@ -7,6 +7,7 @@ guesses: a step belongs to its worker until its lease has run out.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 
 from ..tasks.errors import StepTimeout, WorkerLost
@@ -21,6 +22,8 @@ from .records import Expired, Outcome
 from .states import StepState
 
 _BATCH = 5000  # steps in one statement
+_CROWDED = 1000  # messages in a queue from which on nothing is announced again
+_FEW = 100  # steps that are, below that
 _ROUNDS = 20  # statements of one kind in one tick: the next tick goes on
 
 log = get_logger("trellis.recovery")
@@ -30,46 +33,52 @@ def tick(engine: Engine) -> dict[str, int]:
     """One round of recovery; answers with what it did."""
     engine.journal.beat("tick", {"worker": engine.worker})
     engine.durations.refresh()
-    return {"expired": _expired(engine), "published": _publish(engine)}
+    return {"published": _publish(engine), "expired": _expired(engine)}
 
 
 def _publish(engine: Engine) -> int:
     """Announce ready steps: new ones and due retries at once, others when their message seems lost."""
-    journal, settings = engine.journal, engine.settings
+    journal, settings, dispatcher = engine.journal, engine.settings, engine.dispatcher
     published = 0
     for queue in journal.ready_queues():
-        published += _take(journal, engine.dispatcher, queue, sent=False, age=0.0)
-        # A queue without messages, and still ready steps that were announced a while ago: the messages are
-        # gone (FLUSHALL, a crash between two lines). While there are messages, ours may be among them, and
-        # announcing 100,000 waiting steps again and again would only grow the queue.
-        age = (
-            settings.redelivery_seconds if _dry(engine.dispatcher, queue) else settings.redelivery_max_seconds
-        )
-        lost = _take(journal, engine.dispatcher, queue, sent=True, age=age)
+        published += _take(journal, dispatcher, queue, sent=False, age=0.0)
+        # No message in a queue, and still ready steps that were announced a while ago: the messages are gone
+        # (FLUSHALL, a crash between two lines). While there are some, ours may be among them: announcing 100,000
+        # waiting steps again and again would fill the broker, so a few of the oldest are, and only into a short queue.
+        waiting = _waiting(dispatcher, queue)
+        if waiting == 0:
+            lost = _take(journal, dispatcher, queue, sent=True, age=settings.redelivery_seconds)
+        elif waiting is not None and waiting < _CROWDED:
+            lost = _take(journal, dispatcher, queue, sent=True, age=settings.redelivery_max_seconds, few=True)
+        else:
+            continue
         if lost:
             log.info("steps.republished", queue=queue, steps=lost)
         published += lost
     return published
 
 
-def _take(journal: Journal, dispatcher: Dispatcher, queue: str, *, sent: bool, age: float) -> int:
+def _take(
+    journal: Journal, dispatcher: Dispatcher, queue: str, *, sent: bool, age: float, few: bool = False
+) -> int:
     taken = 0
-    for _ in range(_ROUNDS):
-        found = journal.take_ready(queue, sent=sent, age=age, limit=_BATCH)
+    batch = _FEW if few else _BATCH
+    for _ in range(1 if few else _ROUNDS):
+        found = journal.take_ready(queue, sent=sent, age=age, limit=batch)
         for (run, workflow), steps in found.items():
             dispatcher.publish(run, workflow, steps)
         count = sum(map(len, found.values()))
         taken += count
-        if count < _BATCH:
+        if count < batch:
             break
     return taken
 
 
-def _dry(dispatcher: Dispatcher, queue: str) -> bool:
+def _waiting(dispatcher: Dispatcher, queue: str) -> int | None:
     try:
-        return dispatcher.dry(queue)
+        return dispatcher.waiting(queue)
     except BROKER_GONE:
-        return False
+        return None
 
 
 def _expired(engine: Engine) -> int:
@@ -77,39 +86,50 @@ def _expired(engine: Engine) -> int:
     count = 0
     for _ in range(_ROUNDS):
         late = engine.journal.take_expired(_BATCH)
-        runs: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+        runs: dict[tuple[str, str], list[Expired]] = defaultdict(list)
         for step in late:
-            runs[step.run, step.workflow].append(verdict(step, engine.settings))
-        for (run, workflow), outcomes in runs.items():
-            silent = sorted({step.worker for step in late if step.run == run})
-            log.warning("leases.expired", run=run, steps=len(outcomes), workers=silent)
-            completed = engine.journal.complete(run, outcomes, worker=engine.worker)
-            engine.dispatcher.publish(run, workflow, completed.free)
-            if completed.closed:
-                engine.journal.notify(run)
+            runs[step.run, step.workflow].append(step)
+        for (run, workflow), steps in runs.items():
+            log.warning(
+                "leases.expired", run=run, steps=len(steps), workers=sorted({s.worker for s in steps})
+            )
+            try:
+                _settle(engine, run, workflow, steps)
+            except Exception:
+                log.exception("recovery.failed", run=run)  # the others must not wait for it
         count += len(late)
         if len(late) < _BATCH:
             break
     return count
 
 
-def verdict(late: Expired, settings: Settings) -> Outcome:
-    """What becomes of a step whose lease has run out: pure but for the jitter.
+def _settle(engine: Engine, run: str, workflow: str, steps: list[Expired]) -> None:
+    outcomes = [verdict(step, engine.settings) for step in steps]
+    completed = engine.journal.complete(run, outcomes, worker=engine.worker)
+    engine.dispatcher.publish(run, workflow, completed.free)
+    if completed.closed:
+        engine.journal.notify(run)
 
-    A step past its own time limit was killed for it: a failure like any other. Else its worker vanished,
-    which is not the step's fault, until it has happened too often to be chance. Claims that ended in no
-    recorded failure were crashes.
+
+def verdict(late: Expired, settings: Settings) -> Outcome:
+    """What becomes of a step whose lease has run out for good: pure but for the jitter.
+
+    Its worker vanished, which is not the step's fault, until it has happened too often to be chance. Claims that
+    ended in no recorded failure were crashes. A body that is stopped for its time limit is recorded by its own
+    worker; only a C call that holds the interpreter is killed without a word, and looks like a crash.
     """
     options = late.options or {}
     timeout = float(options.get("timeout") or settings.step_timeout)
-    if late.ran >= timeout:
-        retry = Retry.model_validate(options.get("retry") or {"attempts": 1})
-        error = describe(StepTimeout(timeout), late.name)
-        return settle(late.idx, late.lease, late.failures + 1, retry, options, error)
     crashes = late.attempt - late.failures
-    error = describe(
-        WorkerLost(f"worker {late.worker} fell silent (crash {crashes} of this step)"), late.name
-    )
+    now = time.monotonic()
     if crashes <= settings.max_crashes:
-        return Outcome(late.idx, late.lease, StepState.READY, error=error)
-    return settle(late.idx, late.lease, 1, Retry(1), options, error)
+        lost = WorkerLost(f"worker {late.worker} fell silent (crash {crashes} of this step)")
+        error = describe(lost, late.name)
+        return Outcome(late.idx, late.lease, StepState.READY, error=error, ran=late.ran, ended=now)
+    last = (
+        StepTimeout(timeout)
+        if late.ran >= timeout
+        else WorkerLost(f"{crashes} workers in a row fell silent with this step, the last was {late.worker}")
+    )
+    final = settle(late.idx, late.lease, 1, Retry(1), options, describe(last, late.name))
+    return final._replace(ran=late.ran, ended=now)

@@ -68,8 +68,7 @@ class Summaries:
         self._database = database
 
     def _all(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Any]:
-        with self._database.engine.connect() as connection:
-            return connection.execute(statement).all()
+        return self._database.read(statement)
 
     @staticmethod
     def is_id(text: str) -> bool:

@@ -50,7 +50,7 @@ def watch(client: Client, run: Run, *, as_json: bool) -> Run:
                 client.cancel(run)  # the next look sees it
             elif choice == "d":
                 hint(
-                    f"the run goes on. Watch it: trellis show {run.id} --watch; end it: trellis cancel {run.id}"
+                    f"the run goes on\n  watch it: trellis show {run.id} --watch\n  end it:   trellis cancel {run.id}"
                 )
                 raise typer.Exit(_DETACHED) from None
 

@@ -193,10 +193,9 @@ class _Validation:
             if problem is not None:
                 self._refuse(f"input {name!r} of action {contract.name!r}: {problem}")
             return
+        given: frozenset[str] | None = frozenset({"string"})
         if isinstance(hole, Reference):
             given = self._types_at(hole, step, _where((name,)))
-        else:
-            given = frozenset({"string"})
         taken = self._types_taken(name, contract)
         if not fits(given, taken):
             assert given is not None

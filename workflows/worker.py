@@ -10,14 +10,16 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
+import psycopg
 from billiard.process import current_process
 from celery import Task, signals
 
 from ..tasks import schema
 from ..tasks.app import app
-from ..tasks.errors import TrellisError
+from ..tasks.errors import CommunicationError, TrellisError
 from ..tasks.logs import configure
 from ..tasks.settings import current
 from . import plan, recovery
@@ -52,7 +54,15 @@ def tick() -> dict[str, int]:
     return recovery.tick(engine())
 
 
-@app.task(name="trellis.start", bind=True)
+@app.task(
+    name="trellis.start",
+    bind=True,
+    # An accepted message must not be lost while Postgres is away. It keeps its id, and with it the run's key.
+    autoretry_for=(CommunicationError, psycopg.OperationalError),
+    max_retries=None,
+    retry_backoff=1,
+    retry_backoff_max=30,
+)
 def start(
     self: Task,
     workflow: str | dict[str, Any],
@@ -63,16 +73,13 @@ def start(
 
     Without a key the message's own id is one: a message that is delivered twice starts one run.
     """
-    client = _client()
-    return client.start(workflow, params, key=key or f"message:{self.request.id}").id
+    return _client().start(workflow, params, key=key or f"message:{self.request.id}").id
 
 
-_clients: dict[int, Client] = {}
-
-
+@lru_cache(maxsize=1)
 def _client() -> Client:
     """The client of this process; its pool opens itself anew after a fork."""
-    return _clients.setdefault(0, Client())
+    return Client()
 
 
 @signals.setup_logging.connect
@@ -105,6 +112,7 @@ def _bound_shutdown(how: str, **_: Any) -> None:
 
     Celery's own soft shutdown is a sleep of the whole time, even when everything is done after a second.
     """
+    Process.stopping = True
     if how == "Warm":
         timer = threading.Timer(current().shutdown_seconds, os.kill, (os.getpid(), signal.SIGQUIT))
         timer.daemon = True

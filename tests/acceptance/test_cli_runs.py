@@ -209,7 +209,10 @@ def test_a_failed_run_is_exit_1_and_shows_where(trellis: Project) -> None:
     [
         (["run", "nothing"], "there is no workflow 'nothing'"),
         (["run", "flwo.py"], "there is no file 'flwo.py'; did you mean 'flow.py'?"),
-        (["run", "flow.py:demo", "-p", "lable=x"], "parameter 'lable': does not exist; did you mean 'label'?"),
+        (
+            ["run", "flow.py:demo", "-p", "lable=x"],
+            "parameter 'lable': does not exist; did you mean 'label'?",
+        ),
         (["run", "flow.py:demo", "-p", "months=1,2"], "write e.g. -p months='[1, 2]'"),
         (["run", "flow.yaml", "-p", "n=3"], "there is no action 'flow.square'"),
         (["show", "zzz"], "there is no run 'zzz'"),

@@ -128,9 +128,7 @@ def test_a_redis_that_loses_messages(
 def test_ticks_that_stopped(tmp_path: Path, own: Servers, database: str) -> None:
     schema.migrate(own.postgres.url(database))
     with psycopg.connect(own.postgres.url(database), autocommit=True) as connection:
-        connection.execute(
-            "INSERT INTO heartbeat (name, at) VALUES ('tick', now() - interval '1 hour')"
-        )
+        connection.execute("INSERT INTO heartbeat (name, at) VALUES ('tick', now() - interval '1 hour')")
         assert not checks(tmp_path, **addresses(own, database))["beat"]["ok"]
         connection.execute("UPDATE heartbeat SET at = clock_timestamp()")
         assert checks(tmp_path, **addresses(own, database))["beat"]["ok"]

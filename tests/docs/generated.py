@@ -239,8 +239,12 @@ GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
 MODULES = (files.load, files.loads, files.workflow, files.dump, files.schema)
 # What the engine uses, and what Celery brings.
 INTERNAL: dict[str, tuple[str, ...]] = {
-    "Action": ("run",), "Param": ("schema",), "Context": ("cancel", "take_progress"), "Run": ("from_row",), "Step": ("from_row",),
-}  # fmt: skip
+    "Action": ("run",),
+    "Param": ("schema",),
+    "Context": ("cancel", "take_progress"),
+    "Run": ("from_row",),
+    "Step": ("from_row",),
+}
 
 
 def api() -> str:

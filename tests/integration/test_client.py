@@ -7,6 +7,7 @@ import threading
 import psycopg
 import pytest
 import steps
+from psycopg.rows import dict_row
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 from stack import Stack, eventually
@@ -44,6 +45,14 @@ def test_a_run_joins_the_transaction_of_psycopg_in_either_mode(stack: Stack) -> 
         kept = stack.client.start(one(), {"n": 1}, connection=connection)
         connection.commit()
     assert ids(stack) == {kept.id} != {lost.id}
+
+
+def test_a_run_joins_a_connection_whose_rows_have_another_shape(stack: Stack) -> None:
+    """The caller's row factory is the caller's."""
+    with psycopg.connect(stack.database_url, row_factory=dict_row) as connection:
+        run = stack.client.start(one(), {"n": 1}, connection=connection)
+        connection.commit()
+    assert ids(stack) == {run.id}
 
 
 def test_a_run_joins_the_transaction_of_sqlalchemy(stack: Stack) -> None:
@@ -213,3 +222,15 @@ def test_a_database_out_of_reach_is_a_clear_error() -> None:
         pytest.raises(CommunicationError, match="cannot reach Postgres.*refused"),
     ):
         client.list()
+
+
+def test_a_crowded_queue_is_not_filled_with_the_same_again(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps that wait for long in a queue with many messages are not announced again: theirs are among them."""
+    monkeypatch.setattr("trellis.workflows.recovery._CROWDED", 5)
+    for n in range(8):
+        stack.client.start(one(), {"n": n})
+    stack.rows("UPDATE step SET due_at = now() - interval '1 day'")
+    assert tick(stack.engine)["published"] == 0
+    assert stack.engine.dispatcher.waiting("celery") == 8

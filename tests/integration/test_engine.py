@@ -246,3 +246,86 @@ def test_the_journal_holds_no_message_data(stack: Stack) -> None:
     headers = json.loads(message)["headers"]
     assert b"a-very-long-secret-input" not in message
     assert (headers["task"], headers["argsrepr"], headers["root_id"]) == ("returns", "thin: first", run.id)
+
+
+@pytest.mark.parametrize(
+    ("action", "inputs", "message"),
+    [
+        ("huge", {"digits": 5000}, "more than 4000 digits"),
+        ("exits", {"code": 3}, r"the body called sys\.exit\(3\)"),
+        ("speechless", {}, "Unspeakable"),
+        ("beats", {"progress": "x" * 20_000}, "at most 16,384 bytes"),
+    ],
+)
+def test_odd_bodies_fail_like_any_other(
+    stack: Stack, action: str, inputs: dict[str, object], message: str
+) -> None:
+    """Whatever a body does, its step has an outcome, and its neighbours have theirs."""
+    wf = Workflow("odd", register=False)
+    wf.step("odd", action, inputs=inputs, on_failure="skip")
+    wf.step("good", steps.noop)
+    run = finish(stack, wf)
+    assert states(stack, run) == {"odd": "failed", "good": "succeeded"}
+    with pytest.raises(RunFailed, match=message):
+        stack.client.result(run, "odd")
+
+
+def test_a_fatal_step_ends_its_bundle(stack: Stack) -> None:
+    """The bodies behind a failure that ends the run do not begin."""
+    wf = Workflow("stops", register=False)
+    wf.step("bad", steps.combine_and_fail, parts=[], number=0, priority=9)
+    for number in range(5):
+        wf.step(f"s{number}", steps.effect, ledger=stack.ledger)
+    run = stack.client.start(wf).id
+    stack.engine.run_bundle("any", run, [0, 1, 2, 3, 4, 5])
+    assert stack.client.get(run).state is RunState.FAILED
+    assert stack.effects() == {}
+
+
+def test_run_ahead_leaves_alone_what_this_worker_does_not_know(stack: Stack) -> None:
+    """A short action of another deployment is published for those who know it, and not taken and failed."""
+    wf = Workflow("ahead", register=False)
+    first = wf.step("first", steps.noop)
+    wf.step("second", steps.add, a=1, after=[first])
+    run = stack.client.start(wf).id
+    stack.engine.durations.measured("noop", 0.0001)
+    stack.engine.durations.measured("add", 0.0001)
+    known, stack.engine.actions = stack.engine.actions, type(stack.engine.actions)()
+    stack.engine.actions.add(known.get("noop"))
+    stack.engine.run_bundle("noop", run, [0])
+    assert states(stack, run) == {"first": "succeeded", "second": "ready"}
+
+
+def test_a_step_that_took_a_worker_down_is_claimed_alone(stack: Stack) -> None:
+    """An old message of many steps finds nothing of it; a message of its own does."""
+    wf = Workflow("alone", register=False)
+    for number in range(3):
+        wf.step(f"s{number}", steps.noop)
+    run = stack.client.start(wf).id
+    stack.rows("UPDATE step SET attempt = 1 WHERE run_id = %s AND idx = 1", run)
+    journal = stack.engine.journal
+    assert [step.idx for step in journal.claim(run, [0, 1, 2], "w")[0]] == [0, 2]
+    assert [step.idx for step in journal.claim(run, [1], "w")[0]] == [1]
+
+
+def test_a_result_that_came_too_late_is_not_used(stack: Stack) -> None:
+    """Somebody else has finished the step: its child gets that result, though this process made another one."""
+    wf = Workflow("late", register=False)
+    a = wf.step("a", steps.returns, value="ours")
+    b = wf.step("b", steps.returns, value="x")
+    wf.step("c", steps.returns, value=[a, b])
+    run = stack.client.start(wf).id
+    stack.engine.durations.measured("returns", 0.0001)
+    real = stack.engine.journal.complete
+
+    def overtaken(run_id: str, outcomes: list[object], **options: object) -> object:
+        stack.rows("UPDATE step SET state = 'succeeded', result = '\"official\"', lease = NULL WHERE run_id = %s "
+                   "AND idx = 0", run)  # fmt: skip
+        stack.rows(
+            "UPDATE step SET missing = missing - 1 WHERE run_id = %s AND name = 'c' AND missing = 2", run
+        )
+        return real(run_id, outcomes, **options)  # type: ignore[arg-type]
+
+    stack.engine.journal.complete = overtaken  # type: ignore[method-assign, assignment]
+    stack.engine.run_bundle("returns", run, [0, 1])
+    assert stack.client.result(run, "c") == ["official", "x"]

@@ -231,7 +231,7 @@ def test_a_step_that_crashes_once_needs_no_retry_policy(stack: Stack) -> None:
     stack.worker()
     stack.beat()
     wf = Workflow("crash", register=False)
-    wf.step("dies", steps.dies, ledger=stack.ledger, times=1)
+    wf.step("dies", steps.dies, ledger=stack.ledger, times=1, timeout=0.9)
     run = stack.client.start(wf)
     assert stack.client.wait(run, timeout=60).state is RunState.SUCCEEDED
     assert stack.client.result(run, "dies") == 2
@@ -239,8 +239,11 @@ def test_a_step_that_crashes_once_needs_no_retry_policy(stack: Stack) -> None:
 
 @pytest.mark.parametrize("body", ["sleeps", "spins", "stuck_in_c"])
 def test_a_stuck_body_is_stopped_and_its_slot_is_free_again(stack: Stack, body: str) -> None:
-    """Softly where the body listens, else by killing its process; the only slot then takes the next step."""
-    stack.worker(concurrency=1)
+    """Softly where the body listens, else by killing its process; the only slot then takes the next step.
+
+    Only a C call that holds the interpreter dies without a word, like in a crash: it has as many tries as those.
+    """
+    stack.worker(concurrency=1, TRELLIS_MAX_CRASHES="0")
     stack.beat()
     wf = Workflow("stuck", register=False)
     wf.step("stuck", body, ledger=stack.ledger)

@@ -12,7 +12,7 @@ import pytest
 import steps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stack import Stack
+from stack import Stack, eventually
 
 from trellis.workflows import Client, Workflow
 from trellis.workflows.records import Outcome
@@ -226,3 +226,46 @@ def test_only_a_running_step_takes_an_outcome(stack: Stack, source: StepState) -
     )  # fmt: skip
     won = stack.engine.journal.complete(run, [succeeded(0, lease)]).won
     assert bool(won) is (StepState.SUCCEEDED in STEP_MOVES[source])
+
+
+def test_a_cancel_during_an_expansion_stops_the_new_items_too(stack: Stack) -> None:
+    """Cancel waits for the row that the growing step holds, and then sees what it has inserted."""
+    wf = Workflow("growing", register=False)
+    wf.map("each", steps.effect, over=[1, 2, 3], ledger=stack.ledger)
+    run = stack.client.start(wf).id
+    real = stack.engine.journal.add
+    cancelled: list[threading.Thread] = []
+
+    def slow(connection: object, run_id: str, rows: object, *, sent: bool) -> None:
+        real(connection, run_id, rows, sent=sent)  # type: ignore[arg-type]
+        thread = threading.Thread(target=stack.client.cancel, args=(run,))
+        thread.start()
+        cancelled.append(thread)
+        eventually(lambda: stack.rows("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                                      "AND datname = current_database()"))  # fmt: skip
+
+    stack.engine.journal.add = slow  # type: ignore[method-assign, assignment]
+    stack.engine.run_bundle("trellis.map", run, [0])
+    cancelled[0].join()
+    assert stack.client.get(run).state is RunState.CANCELLED
+    open_states = {step.state.value for step in stack.client.steps(run)} - {"succeeded", "cancelled"}
+    assert open_states == set()
+
+
+def test_a_claim_repeated_after_an_unheard_commit_finds_its_own_lease(stack: Stack) -> None:
+    """The same lease again: the same steps, and no second attempt."""
+    wf = Workflow("unheard", register=False)
+    wf.step("only", steps.noop)
+    run = stack.client.start(wf).id
+    journal = stack.engine.journal
+    arguments = {
+        "run": run,
+        "idx": [0],
+        "lease": str(uuid4()),
+        "worker": "w",
+        "commit": "on",
+        **journal._limits,
+    }
+    first, second = journal._rows("claim", **arguments), journal._rows("claim", **arguments)
+    assert [row[:6] for row in first] == [row[:6] for row in second]
+    assert first[0][5] == 1

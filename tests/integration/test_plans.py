@@ -9,6 +9,7 @@ import pytest
 import steps
 from psycopg import sql
 from stack import Stack
+
 from trellis.tasks.database import PLANNER
 from trellis.workflows import Workflow
 from trellis.workflows.journal import SQL

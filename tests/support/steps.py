@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,37 @@ def returns(value: Any) -> Any:
 def odd(kind: str) -> Any:
     """A value that JSON cannot hold."""
     return {"nan": float("nan"), "nul": "a\x00b", "surrogate": "\ud800"}[kind]
+
+
+@action(name="huge")
+def huge(digits: int) -> int:
+    """A number of this many digits."""
+    return 10 ** (digits - 1)
+
+
+@action(name="exits")
+def exits(code: int) -> None:
+    """Calls sys.exit."""
+    sys.exit(code)
+
+
+class Unspeakable(Exception):
+    """An exception that cannot be told."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@action(name="speechless")
+def speechless() -> None:
+    """Raises one."""
+    raise Unspeakable
+
+
+@action(name="beats")
+def beats(progress: Any, ctx: Context) -> None:
+    """One heartbeat."""
+    ctx.heartbeat(progress)
 
 
 @action(name="big")

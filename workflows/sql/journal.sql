@@ -18,6 +18,7 @@
 -- once its lock is held. For short repeatable steps the commit does not wait for the disk (`commit` off, for this
 -- transaction only): a claim that a crash of Postgres forgets leaves the step ready and its worker without a
 -- valid lease, so the step runs again and still counts once.
+-- Repeated after a commit that went unheard, it finds its own lease. A step that took a worker down is claimed alone.
 -- A step whose time limit is near holds a lease no longer than that, so that a killed body is noticed at once.
 WITH quick AS MATERIALIZED (
     SELECT set_config('synchronous_commit', %(commit)s, true) AS done
@@ -28,13 +29,14 @@ WITH quick AS MATERIALIZED (
      WHERE id = %(run)s AND state = 'pending'
 )
 UPDATE step s
-   SET state = 'running', attempt = s.attempt + 1, lease = %(lease)s, worker = %(worker)s,
+   SET state = 'running', attempt = s.attempt + (s.lease IS NULL)::int, lease = %(lease)s, worker = %(worker)s,
        started_at = clock_timestamp(), finished_at = NULL, progress = NULL, suspect = false,
        lease_until = clock_timestamp() + interval '1 second'
                      * least(%(seconds)s, coalesce((s.options->>'timeout')::float8, %(timeout)s) + %(grace)s)
   FROM o, quick, run r
  WHERE quick.done IS NOT NULL AND r.id = %(run)s AND s.run_id = o.run_id AND s.idx = o.idx
-   AND s.state || '' = 'ready' AND (s.sent OR s.due_at <= clock_timestamp())
+   AND (s.state || '' = 'ready' AND (s.sent OR s.due_at <= clock_timestamp())
+        AND (s.attempt = s.failures OR cardinality(%(idx)s::int[]) = 1) OR s.lease = %(lease)s)
 RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
           s.inputs, s.bindings, s.refs, s.options, r.workflow, r.correlation_id
 
@@ -131,20 +133,22 @@ SELECT 'closed', 0, state, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
   FROM fin WHERE state = 'succeeded'
 
 -- name: end_run
--- Ends a run before its time, and every step of it that is not over: a worker that still holds one of them
--- finds its lease gone. One update a run, the only statement whose cost is the run's size.
+-- Ends a run before its time. `stop_steps` follows in the same transaction, as a statement of its own: it must see
+-- what a growing step inserted while this one waited for the run's row.
 WITH ended AS (
     UPDATE run SET state = %(state)s, error = %(error)s::jsonb, finished_at = clock_timestamp()
      WHERE id = %(run)s AND state IN ('pending', 'running')
     RETURNING id
 ), told AS (
     INSERT INTO event (run_id, kind, detail) SELECT id, 'run.' || %(state)s, %(error)s::jsonb FROM ended
-), stopped AS (
-    UPDATE step s SET state = 'cancelled', lease = NULL, lease_until = NULL, finished_at = clock_timestamp()
-      FROM ended
-     WHERE s.run_id = ended.id AND s.state IN ('waiting', 'ready', 'running', 'parked')
 )
 SELECT id FROM ended
+
+-- name: stop_steps
+-- A worker that still holds one of them finds its lease gone. One update a run, the only statement whose cost is the
+-- run's size.
+UPDATE step SET state = 'cancelled', lease = NULL, lease_until = NULL, finished_at = clock_timestamp()
+ WHERE run_id = %(run)s AND state IN ('waiting', 'ready', 'running', 'parked')
 
 -- name: results
 WITH o AS MATERIALIZED (
@@ -239,7 +243,7 @@ WITH due AS (
 UPDATE step s SET sent = true, due_at = clock_timestamp()
   FROM due
  WHERE s.run_id = due.run_id AND s.idx = due.idx
-RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt
+RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures
 
 -- name: suspect
 -- A lease runs out twice. The first time its worker is only suspected, and has as long again to renew it: after an

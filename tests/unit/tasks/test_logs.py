@@ -30,6 +30,8 @@ def _restored() -> Iterator[None]:
         ([{"deep": [{"api_key": "z"}]}], [{"deep": [{"api_key": "***"}]}]),
         ({"Authorization": "Bearer x", "token_count": None}, {"Authorization": "***", "token_count": None}),
         (7, 7),
+        ("redis://:p@ss/word@h:1/0", "redis://:***@h:1/0"),
+        ("https://h/x?token=abc&n=1", "https://h/x?token=***&n=1"),
     ],
 )  # fmt: skip
 def test_secrets_are_taken_out_at_any_depth(value: object, expected: object) -> None:
@@ -73,3 +75,9 @@ def test_ticks_are_silent_unless_something_is_wrong() -> None:
     assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == [
         "Task trellis.tick[1] raised"
     ]
+
+
+def test_a_long_text_is_searched_in_one_pass() -> None:
+    """A megabyte of letters, with an address at its end; a pattern that backtracks would take hours."""
+    assert redact("a" * 1_000_000 + "postgresql://u:pw@h/db").endswith("postgresql://u:***@h/db")
+    assert len(redact("://" * 100_000)) == 300_000

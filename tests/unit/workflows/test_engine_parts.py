@@ -77,12 +77,13 @@ def test_a_vanished_worker_is_forgiven_until_it_happens_too_often() -> None:
     assert dead.error["type"] == "WorkerLost"
 
 
-def test_a_step_killed_for_its_time_limit_failed_by_its_own_fault() -> None:
-    """Its retry policy decides, and so does `on_failure`."""
-    options = {"timeout": 1, "retry": {"attempts": 2, "base": 3, "jitter": 0}, "on_failure": {"default": [0]}}
-    again = verdict(late(options=options), Settings())
-    assert (again.state, again.fault, again.delay) == (StepState.READY, 1, 3.0)
-    last = verdict(late(options=options, attempt=2, failures=1), Settings())
+def test_a_crash_is_no_timeout_however_short_the_limit_and_a_dead_letter_follows_its_policy() -> None:
+    """A lease runs out long after a short limit, so its age alone proves nothing; at the end it is likely."""
+    options = {"timeout": 1, "retry": {"attempts": 2}, "on_failure": {"default": [0]}}
+    settings = Settings(max_crashes=1)
+    again = verdict(late(options=options), settings)
+    assert (again.state, again.fault) == (StepState.READY, 0)
+    last = verdict(late(options=options, attempt=2), settings)
     assert (last.state, last.result, last.fatal, last.blocks) == (StepState.FAILED, b"[0]", False, False)
     assert last.error is not None
     assert last.error["type"] == "StepTimeout"
@@ -98,7 +99,7 @@ def map_step(concurrency: int | None) -> Claimed:
 def test_a_map_never_has_more_items_ready_than_its_lanes(count: int, lanes: int) -> None:
     """Replay: whichever items end first, at most `lanes` are open, all run once, the gathering step sees each."""
     step = map_step(lanes)
-    rows = list(growth.rows(step, growth.items(step, {"over": list(range(count))}, {}), 10, 1))
+    rows = list(growth.rows(step, growth.items(step, {"over": list(range(count))}), 10, 1))
     missing = {row.idx: row.missing for row in rows}
     open_now = [row for row in rows if not row.missing]
     gathered = 0
@@ -119,10 +120,26 @@ def test_a_map_never_has_more_items_ready_than_its_lanes(count: int, lanes: int)
     assert [row.inputs for row in rows] == [{"x": n, "k": 1} for n in range(count)]
 
 
+def test_items_share_what_they_have_in_common_by_reference() -> None:
+    """Only item and index are filled in; another step's result stays a binding, also inside a text."""
+    step = map_step(None)
+    assert step.options is not None
+    bindings = [
+        [["x"], "item", []],
+        [["y"], 7, ["rows"]],
+        [["z"], "text", ["n", ["index", []], "-", [8, []]]],
+    ]
+    step.options["map"] |= {"inputs": {"x": None, "y": None, "z": None}, "bindings": bindings}
+    first, second = growth.rows(step, growth.items(step, {"over": ["a", "b"]}), 10, 1)
+    assert (first.inputs["x"], second.inputs["x"]) == ("a", "b")
+    assert first.bindings == [[["y"], 7, ["rows"]], [["z"], "text", ["n", "0", "-", [8, []]]]]
+    assert first.refs == second.refs == (7, 8)
+
+
 def test_a_map_over_no_list_is_refused() -> None:
     """The message names the step."""
     with pytest.raises(InputError, match="'m'.*over: a map goes over a list, this is dict"):
-        growth.items(map_step(None), {"over": {}}, {})
+        growth.items(map_step(None), {"over": {}})
 
 
 def test_ids_of_runs_are_version_7_and_ordered_by_time() -> None:
