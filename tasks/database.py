@@ -69,6 +69,7 @@ class Database:
         self._lock = threading.Lock()
         self._pool: ConnectionPool[Connection] | None = None
         self._pid = 0
+        self._reached = False  # once: then a refusal is an outage and no wrong address
 
     @property
     def pool(self) -> ConnectionPool[Connection]:
@@ -85,6 +86,7 @@ class Database:
     def _open(self) -> ConnectionPool[Connection]:
         # A pool hides why it cannot connect and waits; a wrong address should be told at once.
         connect(self.url, connect_timeout=self._settings.connect_timeout).close()
+        self._reached = True
         return ConnectionPool(
             self.url,
             min_size=self._settings.pool_min_size,
@@ -103,8 +105,9 @@ class Database:
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         """A connection in autocommit mode. Raises CommunicationError where Postgres cannot be reached."""
+        pool = self.pool
         try:
-            borrowed = self.pool.getconn()
+            borrowed = pool.getconn()
         except PoolTimeout as error:
             raise CommunicationError(
                 f"no connection to Postgres within {self._settings.pool_timeout:g} s: is it running at "
@@ -113,7 +116,18 @@ class Database:
         try:
             yield borrowed
         finally:
-            self.pool.putconn(borrowed)
+            broken = borrowed.broken
+            pool.putconn(borrowed)
+            if broken:
+                self._drop(pool)
+
+    def _drop(self, pool: ConnectionPool[Connection]) -> None:
+        """Forget a pool whose server went away: it would look for a new one ever more rarely, up to minutes."""
+        with self._lock:
+            if self._pool is not pool:
+                return
+            self._pool = None
+        pool.close(timeout=0)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -139,18 +153,24 @@ class Database:
     def again(self, attempt: Callable[[], T]) -> T:
         """Call `attempt` until it does not fail for a passing reason; it must be safe to repeat.
 
+        A server that was never reached is no passing reason: a wrong address is told at once.
+
         Gives up, with the last error, after the length of a lease: then the work belongs to somebody else anyway.
         """
         try:
             return attempt()  # the usual case, without the machinery
         except _PASSING:
-            policy = Retrying(
-                retry=retry_if_exception_type(_PASSING),
-                wait=wait_random_exponential(multiplier=0.05, max=2.0),
-                stop=stop_after_delay(self._settings.lease_seconds),
-                reraise=True,
-            )
-            return policy(attempt)
+            pass
+        except CommunicationError:
+            if not self._reached:
+                raise
+        policy = Retrying(
+            retry=retry_if_exception_type((*_PASSING, CommunicationError)),
+            wait=wait_random_exponential(multiplier=0.05, max=2.0),
+            stop=stop_after_delay(self._settings.lease_seconds),
+            reraise=True,
+        )
+        return policy(attempt)
 
     def close(self) -> None:
         """Close this process's connections; a later use opens new ones."""

@@ -28,7 +28,7 @@ from ..tasks.redaction import redact
 from ..tasks.retry import Retry
 from . import expressions, wire
 from .contract import Contract
-from .limits import Guard, Process
+from .limits import Guard
 from .records import Claimed, Json, Outcome
 from .states import StepState
 
@@ -93,11 +93,19 @@ def execute(
     except (Exception, asyncio.CancelledError) as error:
         return failed(step, error, began)
     except SystemExit as error:
-        if isinstance(error, WorkerShutdown | WorkerTerminate) or Process.stopping:
-            raise  # ours, not the body's
+        if _is_shutdown(error):
+            raise
         return failed(step, ExecutionError(f"the body called sys.exit({error.code!r})"), began)
     ended = time.monotonic()
     return Outcome(step.idx, step.lease, StepState.SUCCEEDED, data, ran=ended - began, ended=ended)
+
+
+def _is_shutdown(error: SystemExit) -> bool:
+    """Whether Celery ends this process, from a signal handler in the midst of a body; else the body said so itself."""
+    if isinstance(error, WorkerShutdown | WorkerTerminate):
+        return True
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("billiard", "celery")
 
 
 def skipped(step: Claimed) -> Outcome:

@@ -34,7 +34,6 @@ class Process:
     """What this process may do to itself; the worker's boot sets it."""
 
     killable = False  # a pool process: its parent starts another one
-    stopping = False  # it was asked to end
 
 
 class Guard:

@@ -112,7 +112,6 @@ def _bound_shutdown(how: str, **_: Any) -> None:
 
     Celery's own soft shutdown is a sleep of the whole time, even when everything is done after a second.
     """
-    Process.stopping = True
     if how == "Warm":
         timer = threading.Timer(current().shutdown_seconds, os.kill, (os.getpid(), signal.SIGQUIT))
         timer.daemon = True

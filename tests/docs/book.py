@@ -215,7 +215,8 @@ class Book:
             problem = transcript.differs(shown, output, self._remember)
             if problem is not None:
                 self.problems.append(f"{fence.place}: $ {command}: {problem}\n" + "\n".join(output))
-                self.edits.append((fence.line - 1 + first, fence.line - 1 + end, output))
+                if "Traceback" not in "".join(output):
+                    self.edits.append((fence.line - 1 + first, fence.line - 1 + end, output))
 
     def _command(self, command: str) -> list[str]:
         for documented, true in self._ids.items():
