@@ -7,6 +7,7 @@ above join by the entry-point group "trellis.commands"; this module knows none o
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from enum import Enum
@@ -226,6 +227,11 @@ def _complain(message: str) -> None:
 
 def main() -> Any:
     """The entry point of the command `trellis`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # an old terminal shows \u2713 for a tick mark, and goes on
     _join_others()
     try:
         return app()

@@ -183,7 +183,7 @@ class Settings(BaseSettings):
 
 
 class _StackSource(PydanticBaseSettingsSource):
-    """Addresses of the stack that `trellis up` runs in the home folder."""
+    """The stack that `trellis up` runs in the home folder: its addresses, and the modules of its worker."""
 
     def __init__(self, settings_cls: type[BaseSettings], env: PydanticBaseSettingsSource) -> None:
         super().__init__(settings_cls)
@@ -200,7 +200,7 @@ class _StackSource(PydanticBaseSettingsSource):
             stack = json.loads((Path(home) / STACK_FILE).read_text())
         except (OSError, ValueError):
             return {}
-        return {name: stack[name] for name in ("database_url", "broker_url") if name in stack}
+        return {name: stack[name] for name in ("database_url", "broker_url", "imports") if name in stack}
 
 
 def _missing(field: str, example: str) -> str:

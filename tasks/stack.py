@@ -90,7 +90,7 @@ class _Stack:
             check_broker(broker_url)
             revision = schema.migrate(database_url)
             supervisor.check_stop()
-            with _announced(self._settings.home, database_url, broker_url):
+            with _announced(self._settings, database_url, broker_url):
                 rows = [*servers, *self._programs(database_url, broker_url)]
                 supervisor.print(self._table(rows, revision))
                 supervisor.print(self._hint())
@@ -191,10 +191,15 @@ class _Stack:
 
 
 @contextmanager
-def _announced(home: Path, database_url: str, broker_url: str) -> Iterator[None]:
-    """Say in `stack.json` where the stack is, so that a second terminal needs no variables."""
-    file = home / STACK_FILE
-    facts = {"database_url": database_url, "broker_url": broker_url, "pid": os.getpid()}
+def _announced(settings: Settings, database_url: str, broker_url: str) -> Iterator[None]:
+    """Say in `stack.json` where the stack is and what its worker imports: a second terminal needs no variables."""
+    file = settings.home / STACK_FILE
+    facts = {
+        "database_url": database_url,
+        "broker_url": broker_url,
+        "imports": list(settings.imports),
+        "pid": os.getpid(),
+    }
     write_private(file, json.dumps(facts, indent=2) + "\n")
     try:
         yield

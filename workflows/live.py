@@ -99,7 +99,7 @@ class Watch:
         age = summaries.age(self._run)  # fails at once where Postgres is away; the client would wait for it
         run = self._client.get(self._run)  # before the rest, so that nothing is missing once it is over
         incidents = summaries.incidents(self._run, _INCIDENTS)
-        look = Look(run, age, summaries.progress(self._run), summaries.running(self._run, _RUNNING))
+        look = Look(run, age, self._client.progress(self._run), summaries.running(self._run, _RUNNING))
         return look, incidents
 
 

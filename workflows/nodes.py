@@ -85,7 +85,7 @@ def statement(run_id: str, limit: int) -> Select[*tuple[Any, ...]]:
 
 def node(row: Any) -> Node:
     """A row of the statement as a record."""
-    counts = {state: int(row._mapping[state.value]) for state in StepState}
+    counts = {state: int(getattr(row, state.value)) for state in StepState}
     states = {state: count for state, count in counts.items() if count}
     if row.expand is not None and not states:  # a map that has no items, or not yet
         states = {StepState(row.gather if row.expand == StepState.SUCCEEDED.value else row.expand): 1}

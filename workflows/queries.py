@@ -13,6 +13,7 @@ from sqlalchemy import Select, func, select
 
 from ..tasks.database import Database
 from ..tasks.errors import NotFound
+from .plan import EXPAND, GATHER
 from .records import Event, Json, Progress, Run, Step
 from .states import STEP_ENDS, RunState, StepState
 from .tables import DefinitionRow, EventRow, RunRow, StepRow
@@ -71,10 +72,10 @@ class Queries:
         return [Step.from_row(row) for row in self._all(statement)]
 
     def progress(self, run_id: str) -> Progress:
-        """How many steps are in which state."""
+        """How many steps are in which state; of a map its items count, the engine's own two steps do not."""
         rows = self._all(
             select(StepRow.state, func.count())
-            .where(StepRow.run_id == as_uuid(run_id))
+            .where(StepRow.run_id == as_uuid(run_id), StepRow.action.not_in([EXPAND, GATHER]))
             .group_by(StepRow.state)
         )
         by_state = {StepState(state): count for state, count in rows}

@@ -141,7 +141,7 @@ def unknown_action(name: str, catalogue: Catalogue) -> str:
     """The refusal of an action that is not there."""
     return (
         f"there is no action {name!r} in this process: import the module that defines it, or name that "
-        f"module in TRELLIS_IMPORTS{choices(name, catalogue.names(), 'there are')}"
+        f"module with --import or in TRELLIS_IMPORTS{choices(name, catalogue.names(), 'there are')}"
     )
 
 

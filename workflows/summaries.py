@@ -19,8 +19,8 @@ from ..tasks.errors import NotFound
 from . import nodes
 from .nodes import Nodes
 from .plan import GATHER_SUFFIX
-from .records import Json, Progress
-from .states import STEP_ENDS, StepState
+from .records import Json
+from .states import StepState
 from .tables import DefinitionRow, EventRow, HeartbeatRow, RunRow, StepRow
 
 _SHORT = 13  # characters of an id that tell its millisecond
@@ -105,17 +105,6 @@ class Summaries:
             select(extract("epoch", func.clock_timestamp() - began)).where(RunRow.id == UUID(run_id))
         )
         return max(0.0, float(rows[0][0])) if rows else 0.0
-
-    def progress(self, run_id: str) -> Progress:
-        """How far a run is, counted in steps that somebody wrote: the engine's own are left out."""
-        rows = self._all(
-            select(StepRow.state, func.count())
-            .where(StepRow.run_id == UUID(run_id), nodes.BODY)
-            .group_by(StepRow.state)
-        )
-        by_state = {StepState(state): count for state, count in rows}
-        done = sum(count for state, count in by_state.items() if state in STEP_ENDS)
-        return Progress(sum(by_state.values()), done, by_state)
 
     def nodes(self, run_id: str, limit: int) -> Nodes:
         """Nodes of a run, in the order of its graph: those that failed, those that run, then the first ones."""

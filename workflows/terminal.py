@@ -71,7 +71,7 @@ def _ask(where: Console) -> str:
 def report(client: Client, run: Run) -> None:
     """Print how a run stands: its steps, its error or its results."""
     out, summaries = console(), Summaries(client.database)
-    progress = summaries.progress(run.id)
+    progress = client.progress(run)
     failed = summaries.incidents(run.id, _INCIDENTS, kind="step.failed")
     parts = [
         show.table(summaries.nodes(run.id, _NODES), progress),
@@ -93,7 +93,7 @@ def report_json(client: Client, run: Run, *, steps: bool) -> None:
         show.dumps(
             show.run_document(
                 run,
-                Summaries(client.database).progress(run.id),
+                client.progress(run),
                 client.steps(run) if steps else None,
                 client.result(run) if run.state is RunState.SUCCEEDED else None,
             )

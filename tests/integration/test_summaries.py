@@ -48,12 +48,12 @@ def test_a_map_is_one_node_before_and_after_it_has_items(stack: Stack, summaries
     assert list(nodes) == ["numbers", "plus", "sum"]
     assert (nodes["plus"].action, nodes["plus"].is_map) == ("add", True)
     assert nodes["plus"].states == {StepState.WAITING: 1}
-    assert summaries.progress(run).total == 2
+    assert stack.client.progress(run).total == 2
     stack.drain(run)
     nodes = by_name(summaries.nodes(run, 10).shown)
     assert nodes["plus"].states == {StepState.SUCCEEDED: 5}
     assert nodes["plus"].attempts == 5
-    assert summaries.progress(run).by_state == {StepState.SUCCEEDED: 7}
+    assert stack.client.progress(run).by_state == {StepState.SUCCEEDED: 7}
 
 
 def test_a_map_over_nothing_has_the_state_of_what_gathers_it(stack: Stack, summaries: Summaries) -> None:
