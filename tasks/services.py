@@ -121,8 +121,7 @@ class Worker(_CeleryChild):
         pool: str | None,
     ) -> None:
         command = worker_command(settings, concurrency=concurrency, pool=pool, name=node, quiet=True)
-        # Celery's own soft shutdown always sleeps its whole time; here the supervisor is patient instead.
-        env = environment(settings, database_url, broker_url, SHUTDOWN_SECONDS="0")
+        env = environment(settings, database_url, broker_url)
         env["PYTHONWARNINGS"] = ",".join(filter(None, (env.get("PYTHONWARNINGS"), ROOT_WARNING)))
         super().__init__(settings.home, command, env)
         self.node = f"{node}@{gethostname()}"

@@ -22,7 +22,7 @@ from ..tasks.app import app
 from ..tasks.errors import CommunicationError, TrellisError
 from ..tasks.logs import configure
 from ..tasks.settings import current
-from . import plan, recovery
+from . import events, plan, recovery
 from .client import Client
 from .dispatch import BUNDLE, unpack
 from .engine import engine
@@ -44,6 +44,7 @@ class EngineStep(Task):
         engine().run_bundle(self.name, run, unpack(packed))
 
 
+events.install(app)
 app.register_task(EngineStep(plan.EXPAND))
 app.register_task(EngineStep(plan.GATHER))
 

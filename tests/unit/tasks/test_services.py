@@ -37,12 +37,12 @@ def test_beat_keeps_its_schedule_where_it_is_told() -> None:
 
 
 def test_children_inherit_the_settings_of_the_command_line() -> None:
-    env = services.environment(SETTINGS, "postgresql://a/b", "redis://c:1/0", SHUTDOWN_SECONDS="0")
+    env = services.environment(SETTINGS, "postgresql://a/b", "redis://c:1/0", SHUTDOWN_SECONDS="7")
     assert env["TRELLIS_DATABASE_URL"] == "postgresql://a/b"
     assert env["TRELLIS_BROKER_URL"] == "redis://c:1/0"
     assert env["TRELLIS_IMPORTS"] == "shop.flows"
     assert Path(env["TRELLIS_HOME"]).is_absolute()
-    assert env["TRELLIS_SHUTDOWN_SECONDS"] == "0"
+    assert env["TRELLIS_SHUTDOWN_SECONDS"] == "7"
 
 
 def test_flower_without_its_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
