@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+# The longest ones first, so that what is left at the end is short.
+_FIRST = (ROOT / "docs/tutorial.md", ROOT / "docs/start.md", ROOT / "README.md")
+PAGES = [*_FIRST, *sorted(set((ROOT / "docs").rglob("*.md")) - set(_FIRST))]
 
 _OPEN = re.compile(r"^(?P<ticks>`{3,})(?P<info>[^`]*)$")
 _FILE = re.compile(r"^# (?P<name>[\w./-]+\.(?:py|yaml|yml|json|toml))(?P<more>, continued)?$")

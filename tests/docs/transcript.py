@@ -46,8 +46,9 @@ _MASKS: tuple[tuple[str, str], ...] = (
 _ANY = re.compile("|".join(f"(?P<m{number}>{seen})" for number, (seen, _) in enumerate(_MASKS)))
 _LOGGED = re.compile(r"^\d\d:\d\d:\d\d ")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-# On a terminal a bar stands there, which is gone at the end.
-_PROGRESS = re.compile(r"^[\d,]+/[\d,]+ steps: ")
+# On a terminal a bar stands there, which is gone at the end. And on a machine that is busy with other tests a worker
+# may take its time to answer, which is said and means nothing.
+_PASSING = re.compile(r"^(?:[\d,]+/[\d,]+ steps: |(?:nothing moves: )?no worker answers)")
 
 
 def pattern(line: str) -> re.Pattern[str]:
@@ -66,7 +67,7 @@ def pattern(line: str) -> re.Pattern[str]:
 def lines_of(output: str) -> list[str]:
     """The lines of an output as a person sees them in the end."""
     plain = [_ANSI.sub("", line).rstrip() for line in output.splitlines()]
-    kept = [line for line in plain if not _PROGRESS.match(line)]
+    kept = [line for line in plain if not _PASSING.match(line)]
     while kept and not kept[-1]:
         kept.pop()
     while kept and not kept[0]:
