@@ -199,9 +199,8 @@ def doctor(
 def _settings(imports: list[str] | None, home: Path | None = None) -> Settings:
     """The settings, with what the command line adds."""
     settings = load() if home is None else load(home=home)
-    return settings.model_copy(
-        update={"imports": tuple(dict.fromkeys((*settings.imports, *(imports or ()))))}
-    )
+    added = [name.strip() for option in imports or () for name in option.split(",") if name.strip()]
+    return settings.model_copy(update={"imports": tuple(dict.fromkeys((*settings.imports, *added)))})
 
 
 def _become(command: list[str], settings: Settings) -> NoReturn:

@@ -24,7 +24,7 @@ from .app import app
 from .database import Connection, connect
 from .errors import CommunicationError, ConfigurationError, SchemaMismatch
 from .processes import is_held
-from .settings import STACK_FILE, SYSTEM_QUEUE, Settings
+from .settings import STACK_FILE, SYSTEM_QUEUE, Settings, misspelt
 from .stack import STACK_LOCK
 
 POSTGRES_MINIMUM = 14
@@ -95,6 +95,9 @@ def _settings(settings: Settings) -> Iterator[Check]:
     stack = settings.home / STACK_FILE
     if stack.exists() and not is_held(settings.home / STACK_LOCK):
         yield Check("stack", False, f"{stack} is of a stack that was killed", "run `trellis up` again")
+    for name, close in misspelt().items():
+        meant = f"did you mean {close}?" if close else "docs/reference/settings.md lists them"
+        yield Check("settings", False, f"{name} is no setting of this version and has no effect", meant)
     imports = f"imports {', '.join(settings.imports)}" if settings.imports else "no TRELLIS_IMPORTS here"
     yield Check("settings", True, f"home {settings.home.absolute()}, {imports}")
 

@@ -146,7 +146,8 @@ class Beat(_CeleryChild):
     def __init__(self, settings: Settings, *, database_url: str, broker_url: str) -> None:
         self._schedule = settings.home.absolute() / "run" / "beat-schedule"
         command = beat_command(settings, self._schedule, quiet=True)
-        env = environment(settings, database_url, broker_url, LOG_LEVEL=_routine(settings))
+        # A beat sends one message; it has no use for the user's modules, and none for their errors.
+        env = environment(settings, database_url, broker_url, LOG_LEVEL=_routine(settings), IMPORTS="")
         super().__init__(settings.home, command, env)
         self._tick_seconds = settings.tick_seconds
         self._started = 0.0

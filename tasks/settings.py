@@ -9,6 +9,8 @@ so a second terminal needs no variables.
 from __future__ import annotations
 
 import json
+import os
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -226,6 +228,19 @@ def load(**overrides: Any) -> Settings:
             shown = redact(problem["input"], name)
             lines.append(f"{PREFIX}{name.upper()}={shown!r}: {problem['msg']}{about}")
         raise ConfigurationError("\n".join(lines)) from error
+
+
+def misspelt() -> dict[str, str]:
+    """Variables of the environment that look like ours and are none, each with the closest one that is ("" if none)."""
+    known = [name.upper() for name in Settings.model_fields]
+    strange = [
+        name for name in os.environ if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in known
+    ]
+    found = {}
+    for name in strange:
+        close = get_close_matches(name.removeprefix(PREFIX), known, n=1)
+        found[name] = f"{PREFIX}{close[0]}" if close else ""
+    return found
 
 
 @lru_cache(maxsize=1)

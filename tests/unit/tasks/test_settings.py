@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trellis.tasks.errors import ConfigurationError
-from trellis.tasks.settings import Settings, load
+from trellis.tasks.settings import Settings, load, misspelt
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,12 @@ def test_a_refused_address_is_shown_without_its_password(monkeypatch: pytest.Mon
     with pytest.raises(ConfigurationError, match=r"amqp://user:\*\*\*@host") as caught:
         load()
     assert "secret" not in str(caught.value)
+
+
+def test_a_misspelt_variable_is_found_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment may hold anything, so it is no error; `trellis doctor` tells."""
+    monkeypatch.setenv("TRELLIS_LEASE_SECOND", "4")
+    monkeypatch.setenv("TRELLIS_XYZZY", "1")
+    found = misspelt()
+    assert (found["TRELLIS_LEASE_SECOND"], found["TRELLIS_XYZZY"]) == ("TRELLIS_LEASE_SECONDS", "")
+    assert "TRELLIS_HOME" not in found
