@@ -128,6 +128,7 @@ def main() -> int:
     )
     parser.add_argument("--slots", type=int, default=SLOTS, help="worker threads (8)")
     given = parser.parse_args()
+    stack.leave_on_sigterm()
     try:
         files = files_of(given.folder)
         with ExitStack() as held:

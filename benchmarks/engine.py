@@ -6,9 +6,13 @@ worker has `task_track_started` off (Celery's default), which would cost it a wr
 task and costs the engine nothing. The canvas has its results in Redis, as it must; the engine commits
 to Postgres with synchronous_commit and fsync on.
 
-    native  the worker of the canvas     no beat: it needs none
-    on      the engine as it is          with beat
-    off     TRELLIS_BUNDLE_MS=0          with beat; one step a message, no run-ahead
+    native       the canvas as everybody uses it, `apply_async().get()`; no beat, it needs none
+    on           the engine as it is, with beat
+    off          TRELLIS_BUNDLE_MS=0, with beat: one step a message, no run-ahead
+    native_lean  the canvas on the same worker as `native`, but waited for in the cheapest way, which is not
+                 the default: `get(propagate=False)`
+
+The ratios are to `native`; those to `native_lean` stand beside them (`ratio_lean`).
 
 All three workers stay up, since starting one takes longer than most runs; two of them idle while the third is
 measured (stack.py says how, the results say what it costs). The sides take turns run by run.
@@ -55,11 +59,12 @@ class Bench:
     native: Native
     on: Durable
     off: Durable
+    lean: Native
 
     @property
     def sides(self) -> dict[str, Side]:
         """The sides of the comparison by name, in the order of their turns."""
-        return {"native": self.native, "on": self.on, "off": self.off}
+        return {"native": self.native, "on": self.on, "off": self.off, "native_lean": self.lean}
 
     def meter(self, side: Side) -> Meter:
         """CPU time by part while this side is measured."""
@@ -74,7 +79,7 @@ class Bench:
 
     def idle_meter(self) -> Meter:
         """CPU time of everything that is up while nothing is measured."""
-        workers = {name: side.group.worker.pid for name, side in self.sides.items()}
+        workers = {side.group.name: side.group.worker.pid for side in self.sides.values()}
         return Meter(postgres=self.servers.postgres.pid, redis=self.servers.redis.pid, **workers)
 
 
@@ -84,21 +89,21 @@ def bench() -> Iterator[Bench]:
     with ExitStack() as held:
         servers, home = held.enter_context(stack.servers())
         url, database = servers.redis.url, {name: new_database(servers, name) for name in ("on", "off")}
-        native = settings_of(home / "native", database["on"], url(0), result_backend_url=url(3))
-        on = settings_of(home / "on", database["on"], url(1))
-        off = settings_of(home / "off", database["off"], url(2), bundle_ms=0.0)
-        plain = ("task_track_started=0",)
+        canvas = settings_of(home / "native", database["on"], url(0), result_backend_url=url(3))
+        bundled = settings_of(home / "on", database["on"], url(1))
+        single = settings_of(home / "off", database["off"], url(2), bundle_ms=0.0)
         groups = [
-            Group("native", native, concurrency=PROCESSES, beat=False, celery=plain),
-            Group("on", on, concurrency=PROCESSES),
-            Group("off", off, concurrency=PROCESSES),
+            Group("native", canvas, concurrency=PROCESSES, beat=False, celery=("task_track_started=0",)),
+            Group("on", bundled, concurrency=PROCESSES),
+            Group("off", single, concurrency=PROCESSES),
         ]
         for group in groups:
             held.enter_context(group.running())
-        made = Bench(servers, home, Native(groups[0]), Durable(groups[1]), Durable(groups[2]))
-        held.callback(made.on.close)
-        held.callback(made.off.close)
-        for side in made.sides.values():
+        on, off = Durable(groups[1]), Durable(groups[2])
+        held.callback(on.close)
+        held.callback(off.close)
+        made = Bench(servers, home, Native(groups[0]), on, off, Native(groups[0], propagate=False))
+        for side in (made.native, on, off):
             with side.group.awake():
                 side.warm(PROCESSES)
         yield made
@@ -118,7 +123,8 @@ def run(given: argparse.Namespace, every: list[shapes.Shape], say: measure.Say) 
         results["idle_cpu_percent"] = measure.idle_cpu(made.idle_meter(), 5.0)
         with measure.settled():
             found = measure.compare(compared, made.sides, meters, repeats, say)
-        results |= {"ratio": report.ratios(found), "raw": report.raw(found)}
+        results["ratio"] = report.ratios(found, "native")
+        results |= {"ratio_lean": report.ratios(found, "native_lean"), "raw": report.raw(found)}
         report.write(results, given.out)
         if not given.only:
             results |= _others(made, 20 if given.quick else 100, repeats, say)
@@ -176,6 +182,7 @@ def main() -> int:
     parser.add_argument("--dags", type=Path, metavar="FOLDER", help="run recorded workflows as well")
     parser.add_argument("--out", type=Path, default=stack.OUT / "engine.json", help="where the JSON goes")
     given = parser.parse_args()
+    stack.leave_on_sigterm()
     progress, began = Console(stderr=True, highlight=False), time.monotonic()
 
     def say(text: str) -> None:

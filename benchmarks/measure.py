@@ -1,7 +1,8 @@
 """What is measured: one function a figure.
 
-The law: the sides take turns, run by run, and a figure is the median of its repeats; what is only counted
-(bytes, rows) is counted once, on tables that were empty.
+The law: the sides take turns, run by run, and a figure is the median of its repeats; a run that takes so long
+that chance evens out inside it is not repeated as often. What is only counted (bytes, rows) is counted once, on
+tables that were empty.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sides import Durable, Native, Side
 from stack import Meter
 
 Say = Callable[[str], None]
+ENOUGH = 30.0  # seconds of one shape on one side after which it is not repeated
 
 
 @dataclass(slots=True)
@@ -52,6 +54,8 @@ def compare(
         for shape in shapes:
             for name, side in sides.items():
                 samples = found[shape.name][name]
+                if sum(samples.seconds) >= ENOUGH:
+                    continue
                 with side.group.awake(), meters[name].measuring() as spent:
                     samples.seconds.append(side.run(shape.workflow))
                 samples.cpu.append(spent)

@@ -29,6 +29,11 @@ OUT = HERE / "out"
 ACTIONS = "actions"  # the module that workers import
 
 
+def leave_on_sigterm() -> None:
+    """Let SIGTERM end a script like Ctrl-C, so that folders and processes are cleaned up."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 @contextmanager
 def folder() -> Iterator[Path]:
     """A new folder, removed at the end."""

@@ -7,10 +7,12 @@ Signals only raise flags; the loop acts on them.
 
 from __future__ import annotations
 
+import os
+import select
 import signal
-import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -91,7 +93,10 @@ class Supervisor:
     def __init__(self, console: Console, logs: Path) -> None:
         self._console = console
         self._watches: list[_Watch] = []
-        self._wake = threading.Event()
+        # Written by the signal handler. Not a threading.Event: its lock is held for moments by the very thread
+        # that the handler interrupts, and setting it then waits for ever.
+        self._wake, self._wakener = os.pipe()
+        os.set_blocking(self._wakener, False)
         self._asked = 0  # how often a person asked to stop
         self._ending = False
         self._deaf = False
@@ -140,11 +145,14 @@ class Supervisor:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        os.close(self._wake)
+        os.close(self._wakener)
         self._own_log.close()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._asked += 1
-        self._wake.set()
+        with suppress(BlockingIOError):
+            os.write(self._wakener, b"!")
 
     @property
     def stopping(self) -> bool:
@@ -158,8 +166,8 @@ class Supervisor:
 
     def _pause(self, seconds: float) -> None:
         """Wait, with the logs going on; a signal ends it."""
-        self._wake.wait(seconds)
-        self._wake.clear()
+        if select.select([self._wake], [], [], seconds)[0]:
+            os.read(self._wake, 64)
         self._show_logs()
 
     # --- start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -270,3 +271,24 @@ def test_the_last_logs_are_kept(tmp_path: Path) -> None:
     newest = KEPT_LOGS + 2
     kept = {file.name: file.read_text() for file in tmp_path.iterdir()}
     assert kept == {f"x.log.{age + 1}": str(newest - age) for age in range(KEPT_LOGS)}
+
+
+STORM = """
+import signal, sys
+from pathlib import Path
+from rich.console import Console
+from trellis.tasks.supervisor import Supervisor
+
+with Supervisor(Console(), Path(sys.argv[1])) as supervisor:
+    signal.signal(signal.SIGALRM, supervisor._on_signal)
+    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    for _ in range(3000):
+        supervisor._pause(0.0003)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+
+
+def test_a_signal_at_any_moment_is_heard(tmp_path: Path) -> None:
+    """A storm of them: whatever the supervisor does just then, none leaves it waiting for itself."""
+    ended = subprocess.run([sys.executable, "-c", STORM, str(tmp_path / "logs")], timeout=60)
+    assert ended.returncode == 0
