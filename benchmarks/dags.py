@@ -27,7 +27,7 @@ from typing import Any
 import simulate
 import stack
 from actions import work
-from sides import Durable
+from sides import PATIENCE, Durable
 from simulate import Task
 
 from trellis.tasks.errors import TrellisError
@@ -46,7 +46,7 @@ def read(path: Path) -> list[Task]:
         return [Task(str(t["id"]), tuple(map(str, t["parents"])), float(t["runtime"])) for t in tasks]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f'{path}: this is no {{"tasks": [{{"id", "parents", "runtime"}}]}} file: {error!r}'
+            f'this is no {{"tasks": [{{"id", "parents", "runtime"}}]}} file: {error!r}'
         ) from error
 
 
@@ -55,6 +55,19 @@ def scaled(tasks: list[Task], seconds: float, slots: int) -> list[Task]:
     makespan = simulate.fifo(tasks, slots).makespan
     factor = seconds / makespan if makespan else 0.0
     return [Task(task.id, task.parents, task.runtime * factor) for task in tasks]
+
+
+def graphs_of(folder: Path, seconds: float, slots: int) -> dict[str, list[Task]]:
+    """The graphs of a folder by file name, scaled. Raises ValueError that names the file, before anything starts."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found[path.stem] = scaled(read(path), seconds, slots)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    if not found:
+        raise ValueError(f"{folder}: there is no *.json file here")
+    return found
 
 
 def workflow_of(name: str, tasks: list[Task]) -> Workflow:
@@ -68,11 +81,8 @@ def workflow_of(name: str, tasks: list[Task]) -> Workflow:
     return workflow
 
 
-def measure(files: list[Path], settings: Settings, seconds: float, slots: int) -> Iterator[dict[str, Any]]:
-    """Run each file; yields what is printed about it."""
-    graphs = {
-        path.stem: scaled(read(path), seconds, slots) for path in files
-    }  # refused before anything starts
+def measure(graphs: dict[str, list[Task]], settings: Settings, slots: int) -> Iterator[dict[str, Any]]:
+    """Run each graph; yields what is printed about it."""
     # Every thread holds a connection while it claims and records, the keeper one more.
     settings = settings.model_copy(update={"pool_max_size": slots + 2})
     with ExitStack() as held:
@@ -82,28 +92,17 @@ def measure(files: list[Path], settings: Settings, seconds: float, slots: int) -
         held.enter_context(group.awake())
         side.warm(slots)
         for name, tasks in graphs.items():
+            fifo, best = simulate.fifo(tasks, slots).makespan, simulate.best(tasks, slots).makespan
+            run = side.client.start(workflow_of(name, tasks))
+            ended = side.finish(run, PATIENCE + 10 * fifo)
+            assert ended.finished_at is not None
             yield {
                 "name": name,
                 "tasks": len(tasks),
-                "makespan": round(makespan(side, workflow_of(name, tasks)), 4),
-                "fifo": round(simulate.fifo(tasks, slots).makespan, 4),
-                "best": round(simulate.best(tasks, slots).makespan, 4),
+                "makespan": round((ended.finished_at - ended.created_at).total_seconds(), 4),
+                "fifo": round(fifo, 4),
+                "best": round(best, 4),
             }
-
-
-def makespan(side: Durable, workflow: Workflow) -> float:
-    """Seconds of one run, by the journal's clock."""
-    ended = side.finish(side.client.start(workflow))
-    assert ended.finished_at is not None
-    return (ended.finished_at - ended.created_at).total_seconds()
-
-
-def files_of(folder: Path) -> list[Path]:
-    """The JSON files of a folder. Raises ValueError where there are none."""
-    found = sorted(folder.glob("*.json"))
-    if not found:
-        raise ValueError(f"{folder}: there is no *.json file here")
-    return found
 
 
 def _settings(held: ExitStack) -> Settings:
@@ -130,15 +129,17 @@ def main() -> int:
     given = parser.parse_args()
     stack.leave_on_sigterm()
     try:
-        files = files_of(given.folder)
+        graphs = graphs_of(given.folder, given.seconds, given.slots)
         with ExitStack() as held:
             settings = _settings(held)
             configure(settings)  # to stderr: stdout is for the lines of JSON
-            for line in measure(files, settings, given.seconds, given.slots):
+            for line in measure(graphs, settings, given.slots):
                 print(json.dumps(line), flush=True)
     except (TrellisError, ValueError) as error:
         print(f"dags.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -40,6 +40,7 @@ import shapes
 import stack
 from rich.console import Console
 from sides import Durable, Native, Side
+from simulate import Task
 from stack import Group, Meter, new_database, settings_of
 
 from trellis.tasks import embedded
@@ -114,6 +115,7 @@ def run(given: argparse.Namespace, every: list[shapes.Shape], say: measure.Say) 
     load = os.getloadavg()[0]
     repeats = 1 if given.quick else given.repeats
     compared = [shape for shape in every if not given.only or shape.name in given.only]
+    graphs = {} if given.dags is None else dags.graphs_of(given.dags, dags.SECONDS, dags.SLOTS)
     say("starting servers and workers, warming them up")
     with bench() as made:
         configure(made.on.group.settings)
@@ -130,8 +132,8 @@ def run(given: argparse.Namespace, every: list[shapes.Shape], say: measure.Say) 
             results |= _others(made, 20 if given.quick else 100, repeats, say)
         results["load"] = [round(load, 2), round(os.getloadavg()[0], 2)]
         report.write(results, given.out)
-        if given.dags is not None:
-            results["dags"] = _dags(made, given.dags, say)
+        if graphs:
+            results["dags"] = _dags(made, graphs, say)
             report.write(results, given.out)
     return results
 
@@ -155,10 +157,10 @@ def _others(made: Bench, samples: int, repeats: int, say: measure.Say) -> dict[s
     return found
 
 
-def _dags(made: Bench, folder: Path, say: measure.Say) -> list[dict[str, Any]]:
+def _dags(made: Bench, graphs: dict[str, list[Task]], say: measure.Say) -> list[dict[str, Any]]:
     lines = []
-    settings = settings_of(made.home / "dags", new_database(made.servers, "dags"), made.servers.redis.url(4))
-    for line in dags.measure(dags.files_of(folder), settings, dags.SECONDS, dags.SLOTS):
+    database, broker = new_database(made.servers, "dags"), made.servers.redis.url(4)
+    for line in dags.measure(graphs, settings_of(made.home / "dags", database, broker), dags.SLOTS):
         say(f"{line['name']}: {line['makespan']:.2f} s, ideally {line['fifo']:.2f} s")
         lines.append(line)
     return lines
@@ -193,6 +195,8 @@ def main() -> int:
     except (TrellisError, ValueError) as error:
         print(f"engine.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     report.show(results, every, Console(width=None if sys.stdout.isatty() else 120))
     print(f"written to {given.out}")
     return 0

@@ -77,7 +77,7 @@ def show(results: dict[str, Any], shapes: Sequence[Shape], console: Console) -> 
 def _comparison(results: dict[str, Any], shapes: Sequence[Shape]) -> Table:
     table = Table(
         title="Steps per second, and ratios to the native canvas",
-        caption="lean: the canvas waited for with get(propagate=False), which few people know of, and the ratios to it",
+        caption="lean: the same canvas waited for with get(propagate=False), and the ratios to that",
         title_justify="left",
         caption_justify="left",
     )
@@ -143,12 +143,17 @@ def _makespans(lines: Sequence[dict[str, Any]]) -> Table:
     for column in ("workflow", "tasks", "makespan", "fifo", "÷ fifo", "goal", "best", "÷ best"):
         table.add_column(column, justify="left" if column == "workflow" else "right")
     for line in lines:
-        judged = _judged(line["makespan"] / line["fifo"], MAKESPAN_GOAL, above=False)
+        judged = _judged(_over(line, "fifo"), MAKESPAN_GOAL, above=False)
         table.add_row(
             line["name"], str(line["tasks"]), f"{line['makespan']:.2f}", f"{line['fifo']:.2f}", *judged,
-            f"{line['best']:.2f}", f"{line['makespan'] / line['best']:.3f}",
+            f"{line['best']:.2f}", f"{_over(line, 'best'):.3f}",
         )  # fmt: skip
     return table
+
+
+def _over(line: dict[str, Any], ideal: str) -> float:
+    """The makespan over an ideal one, which is 0 where all runtimes are."""
+    return line["makespan"] / line[ideal] if line[ideal] else float("inf")
 
 
 def _judged(value: float, goal: float | None, *, above: bool) -> tuple[str, str]:

@@ -52,11 +52,11 @@ class Durable:
         """Run until the means of the actions are known to the workers, the journal and a new client."""
         self.run(warm_up(slots, 0.3))
         for pause in (2.1, 0.0):  # children write what they measured every 2 s, with the next bundle
-            self.run(independent(1000))
+            self.run(independent(300))
             time.sleep(pause)
         self.close()
         self.client = self._client()
-        self.run(independent(1000))
+        self.run(independent(300))
 
     def run(self, workflow: Workflow) -> float:
         """Seconds of one run."""
@@ -71,9 +71,9 @@ class Durable:
         run = self.client.start(workflow)
         return lambda: self.finish(run)
 
-    def finish(self, run: Run) -> Run:
+    def finish(self, run: Run, patience: float = PATIENCE) -> Run:
         """Wait for the end of a run."""
-        ended = self.client.wait(run, PATIENCE)
+        ended = self.client.wait(run, patience)
         self._check(ended)
         return ended
 
