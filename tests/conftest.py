@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,12 @@ sys.path.insert(0, str(SUPPORT))
 for variable in [name for name in os.environ if name.startswith("TRELLIS_")]:
     del os.environ[variable]  # a developer's own stack is none of the tests' business
 os.environ["TRELLIS_HOME"] = "/nonexistent/trellis"  # nor is the one that `trellis up` left in the folder
+
+# Started in the background (`make test &`, a CI runner) a process ignores Ctrl-C, and so do all its children:
+# the tests send it to theirs.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 import redis  # noqa: E402
 from stack import Stack, stack_of  # noqa: E402
