@@ -265,9 +265,11 @@ class Bundle:
         with self._lock:
             for idx in late:  # somebody else's result counts
                 self._raw.pop(idx, None)
-            if completed.closed or len(late) == len(outcomes):
-                self._todo.clear()  # the run is over, or no longer ours: nothing of it should begin
+            if completed.closed:
+                self._todo.clear()  # nothing more of this run should begin
             self._todo.extend(completed.mine)
+        if len(late) == len(outcomes):
+            self.relieve()  # the run may be over, or this process was away: the journal knows what is still ours
         self._announce(completed)
         self._fetch(completed.mine)
 
