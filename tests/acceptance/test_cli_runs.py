@@ -261,7 +261,8 @@ def test_a_slip_in_one_of_several_ids_cancels_none(trellis: Project) -> None:
 def test_ctrl_c_where_nobody_can_be_asked_leaves_the_run_alone(trellis: Project) -> None:
     popen, file = trellis.begin()
     run = eventually(trellis.latest, 60, "the run")
-    time.sleep(0.5)
+    assert popen.stdout is not None
+    assert "steps:" in popen.stdout.readline()  # it watches
     popen.send_signal(signal.SIGINT)
     _, err = popen.communicate(timeout=60)
     assert popen.returncode == 130
