@@ -26,10 +26,12 @@ from .context import Context
 from .dispatch import Dispatcher
 from .durations import Durations
 from .execution import execute, failed, skipped, timeout_of, unkept, wanted
+from .here import Here
 from .journal import Ahead, Journal
 from .keeper import Held, Keeper
 from .limits import guard
-from .records import Claimed, Completed, Json, Outcome
+from .natives import NATIVES, Native
+from .records import Claimed, Completed, Json, Outcome, Parked
 from .registry import ActionInfo, Actions
 
 log = get_logger("trellis.bundle")
@@ -147,8 +149,9 @@ class Bundle:
             if not wanted(step, self._parameters(step), results):
                 return skipped(step)
             inputs = self._inputs(step, results)
-            if step.action in (plan.EXPAND, plan.GATHER):
-                return self._grow(step, inputs)
+            native = NATIVES.get(step.action)
+            if native is not None:
+                return self._native(native, step, inputs)
             if info is None:
                 raise LookupError(f"this worker does not know action {step.action!r}")
         except _JOURNAL_GONE:
@@ -194,18 +197,31 @@ class Bundle:
             )
         return outcome
 
-    def _grow(self, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
-        """The engine's own steps: a map becomes its items, or the items' results become a list."""
+    def _native(self, native: Native, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
+        """A kind of step that the engine runs itself: it may grow the run, or wait."""
         parts = self._parts
+        here = Here(
+            parts.settings,
+            parts.journal,
+            parts.dispatcher,
+            parts.actions,
+            parts.worker,
+            self._run,
+            self._workflow,
+            self._correlation,
+        )
         self.current = Held(self._run, step, parts.settings.step_timeout, guard())
         try:
-            if step.action == plan.GATHER:
-                return growth.gather(parts.journal, self._run, step, parts.settings.value_max_bytes)
-            expanded = growth.expand(parts.journal, self._run, step, inputs, parts.worker)
+            answer = native(here, step, inputs)
         finally:
             self.current = None
-        self._announce(expanded.completed)
-        parts.dispatcher.publish(self._run, self._workflow, expanded.ready)
+        if isinstance(answer, Outcome):
+            return answer
+        if isinstance(answer, Parked):
+            parts.journal.park(self._run, answer)
+            return None
+        self._announce(answer.completed)
+        parts.dispatcher.publish(self._run, self._workflow, answer.ready)
         return None
 
     # --- results of other steps

@@ -14,18 +14,11 @@ from typing import Any, NamedTuple
 from ..tasks.database import Connection
 from ..tasks.errors import InputError, ValueTooLarge
 from . import plan
-from .journal import Journal
+from .here import Here
 from .plan import PlannedStep
-from .records import Claimed, Completed, Json, Outcome, Ready
+from .records import Claimed, Json, Outcome, Ready, Recorded
 from .references import follow, text_of
 from .states import StepState
-
-
-class Expanded(NamedTuple):
-    """What an expansion did."""
-
-    completed: Completed
-    ready: list[Ready]  # items that may run at once
 
 
 def as_ready(step: Claimed) -> Ready:
@@ -109,8 +102,9 @@ def rows(step: Claimed, inputs: list[Item], first: int, gather: int) -> Iterator
         )
 
 
-def expand(journal: Journal, run: str, step: Claimed, inputs: Mapping[str, Json], worker: str) -> Expanded:
+def expand(here: Here, step: Claimed, inputs: dict[str, Json]) -> Recorded:
     """Replace a map by its items, in one transaction with the map's own completion."""
+    journal, run = here.journal, here.run
     each = items(step, inputs)
     ready: list[Ready] = []
 
@@ -123,15 +117,15 @@ def expand(journal: Journal, run: str, step: Claimed, inputs: Mapping[str, Json]
 
     began = time.monotonic()
     outcome = Outcome(step.idx, step.lease, StepState.SUCCEEDED, str(len(each)).encode(), ended=began)
-    completed = journal.complete(run, [outcome], worker=worker, first=insert)
-    return Expanded(completed, ready if completed.won else [])
+    completed = journal.complete(run, [outcome], worker=here.worker, first=insert)
+    return Recorded(completed, ready if completed.won else [])
 
 
-def gather(journal: Journal, run: str, step: Claimed, limit: int) -> Outcome:
-    """The results of a map's items as one list. Raises ValueTooLarge where it passes `limit` bytes."""
-    where = step.inputs or {}
+def gather(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome:
+    """The results of a map's items as one list. Raises ValueTooLarge where it passes TRELLIS_VALUE_MAX_BYTES."""
     began = time.monotonic()
-    size, data = journal.gather(run, where["first"], where["count"], limit)
+    limit = here.settings.value_max_bytes
+    size, data = here.journal.gather(here.run, inputs["first"], inputs["count"], limit)
     if data is None:
         raise ValueTooLarge(
             f"the list of results of step {step.name.removesuffix(plan.GATHER_SUFFIX)!r}", size, limit

@@ -19,8 +19,8 @@ from ..tasks.queries import load
 from ..tasks.settings import Settings
 from . import wire
 from .plan import PlannedStep
-from .records import Claimed, Completed, Expired, Json, Outcome, Ready, Run
-from .states import RunState
+from .records import Claimed, Completed, Expired, Json, Outcome, Parked, Ready, Run, Signal, Told
+from .states import RUN_ENDS, RunState
 
 SQL = load("trellis.workflows.sql", "journal.sql")
 
@@ -65,9 +65,9 @@ class Journal:
             "claim", run=run, idx=list(idx), lease=lease, worker=worker, commit=commit, **self._limits
         )
         order = {step: place for place, step in enumerate(idx)}
-        claimed = [_claimed(row[:12], lease) for row in rows]
+        claimed = [_claimed(row[:12], lease, row[12]) for row in rows]
         claimed.sort(key=lambda step: order[step.idx])
-        return (claimed, rows[0][12], rows[0][13]) if rows else ([], "", "")
+        return (claimed, rows[0][13], rows[0][14]) if rows else ([], "", "")
 
     def complete(
         self,
@@ -180,6 +180,66 @@ class Journal:
             for block in wire.copy_rows(run, steps, sent=sent):
                 copy.write(block)
 
+    # --- waiting
+
+    def park(self, run: str, step: Parked) -> bool:
+        """Put a running step aside; False where it is no longer ours."""
+        with_json = {**step._asdict(), "wait": wire.dumps(step.wait)}
+        return bool(self._rows("park", run=run, **with_json))
+
+    def decide(self, run: str, decision: Callable[[Connection], Outcome | Parked]) -> Outcome | None:
+        """Ask, while nobody else tells the run anything, whether a step goes on or is parked; None where it is parked.
+
+        `signal` takes the same turn, so what it brings is either seen by the decision or finds the step parked.
+        """
+
+        def once() -> Outcome | None:
+            with self.database.transaction() as connection:
+                _ask(connection, "lock_run", run=run)
+                found = decision(connection)
+                if isinstance(found, Outcome):
+                    return found
+                _ask(connection, "park", run=run, **{**found._asdict(), "wait": wire.dumps(found.wait)})
+                return None
+
+        return self.database.again(once)
+
+    def signal(self, run: str, name: str, key: str, payload: Json, waits_for: str) -> Told:
+        """Keep a signal and wake who waits for it, in one transaction. The same key counts once."""
+
+        def once() -> Told:
+            with self.database.transaction() as connection:
+                found = _ask(connection, "lock_run", run=run)
+                if not found:
+                    return Told(None, "", False, [])
+                state, workflow = found[0]
+                if RunState(state) in RUN_ENDS:
+                    return Told(RunState(state), workflow, False, [])
+                text = wire.dumps(payload)
+                new = bool(_ask(connection, "send_signal", run=run, name=name, key=key, payload=text))
+                # Also for one that was told before: its sender may have died before it could announce the step.
+                rows = _ask(connection, "wake", run=run, waits_for=waits_for, by="signal")
+                return Told(RunState(state), workflow, new, [_ready(*row) for row in rows])
+
+        return self.database.again(once)
+
+    def wake(self, run: str, waits_for: str, by: str) -> list[Ready]:
+        """Wake the steps of a run that wait for something."""
+        return [_ready(*row) for row in self._rows("wake", run=run, waits_for=waits_for, by=by)]
+
+    def take_signal(self, connection: Connection, run: str, name: str, idx: int) -> Signal | None:
+        """The oldest signal of a name that no other step has taken, inside a decision."""
+        rows = _ask(connection, "take_signal", run=run, name=name, idx=idx)
+        return Signal._make(rows[0]) if rows else None
+
+    def signals(self, connection: Connection, run: str, name: str) -> list[Signal]:
+        """All signals of a name, the oldest first, inside a decision."""
+        return [Signal._make(row) for row in _ask(connection, "read_signals", run=run, name=name)]
+
+    def tell(self, connection: Connection, run: str, kind: str, idx: int | None, detail: Json) -> None:
+        """Write an event, inside a transaction."""
+        _ask(connection, "tell", run=run, kind=kind, idx=idx, detail=wire.dumps(detail))
+
     # --- runs
 
     def open(
@@ -221,12 +281,11 @@ class Journal:
         self, queue: str, *, sent: bool, age: float, limit: int
     ) -> dict[tuple[str, str], list[Ready]]:
         """Ready steps to publish, by (run, workflow); see the statement."""
-        rows = self._rows("take_ready", queue=queue, sent=sent, age=age, limit=limit)
-        found: dict[tuple[str, str], list[Ready]] = {}
-        for run, workflow, idx, name, action, where, priority, attempt, failures in rows:
-            ready = Ready(idx, name, action, where, priority, alone=attempt > failures)
-            found.setdefault((str(run), workflow), []).append(ready)
-        return found
+        return _by_run(self._rows("take_ready", queue=queue, sent=sent, age=age, limit=limit))
+
+    def take_due(self, limit: int) -> dict[tuple[str, str], list[Ready]]:
+        """Parked steps whose time has come, ready again, by (run, workflow)."""
+        return _by_run(self._rows("take_due", limit=limit))
 
     def take_expired(self, limit: int) -> list[Expired]:
         """Steps whose lease has run out for good; those where it is the first time are suspected from now on."""
@@ -260,8 +319,19 @@ class _Stale(Exception):
     """A lease was lost; roll back what was written before it was known."""
 
 
-def _claimed(columns: Sequence[Any], lease: str) -> Claimed:
-    return Claimed._make((*columns, lease))
+def _ready(idx: int, name: str, action: str, queue: str, priority: int, attempt: int, failures: int) -> Ready:
+    return Ready(idx, name, action, queue, priority, alone=attempt > failures)
+
+
+def _by_run(rows: Iterable[tuple[Any, ...]]) -> dict[tuple[str, str], list[Ready]]:
+    found: dict[tuple[str, str], list[Ready]] = {}
+    for run, workflow, *columns in rows:
+        found.setdefault((str(run), workflow), []).append(_ready(*columns))
+    return found
+
+
+def _claimed(columns: Sequence[Any], lease: str, wait: dict[str, Json] | None = None) -> Claimed:
+    return Claimed._make((*columns, lease, wait))
 
 
 def _completed(rows: Iterable[tuple[Any, ...]], lease: str) -> Completed:

@@ -44,6 +44,11 @@ class PlannedStep:
     bindings: Bindings | None
     refs: tuple[int, ...]
     options: dict[str, Any] | None
+    rank: float | None = None  # seconds of the longest path that begins with it, where that decides its turn
+    waits_for: str | None = (
+        None  # the limit in front of it: it is parked, not ready, once its parents are done
+    )
+    fair: str | None = None  # whose turn it is to be, where tenants take turns
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,18 @@ class Claimed(NamedTuple):
     refs: list[int] | None
     options: dict[str, Json] | None
     lease: str
+    wait: dict[str, Json] | None = None  # what it noted when it was parked, and what woke it
+
+
+class Parked(NamedTuple):
+    """A step that is put aside until something wakes it, or its time is up."""
+
+    idx: int
+    lease: str
+    waits_for: str  # "signal:NAME", "run:ID", "time", … (see docs/explain/architecture.md)
+    wait: dict[str, Json]  # handed back with the next claim, with `woken`: by what
+    delay: float | None = None  # seconds until it is woken anyway; neither: never
+    until: str | None = None  # or a moment, as ISO 8601 with its offset
 
 
 class Expired(NamedTuple):
@@ -82,6 +94,31 @@ class Completed(NamedTuple):
     mine: list[Claimed]  # freed steps that this process goes on with
     free: list[Ready]  # freed steps to publish
     closed: bool  # the run is over
+
+
+class Signal(NamedTuple):
+    """Something that the outside world told a run."""
+
+    id: int
+    key: str
+    payload: Json
+    at: datetime
+
+
+class Told(NamedTuple):
+    """What became of a signal."""
+
+    state: RunState | None  # of the run; None: there is no such run
+    workflow: str
+    new: bool  # False: the same key was told before, or the run is over
+    woken: list[Ready]  # the steps that it woke, to be published
+
+
+class Recorded(NamedTuple):
+    """A step that was completed together with what it wrote."""
+
+    completed: Completed
+    ready: list[Ready]  # new steps that may run at once
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 from ..tasks.errors import StepTimeout, WorkerLost
 from ..tasks.logs import get_logger
@@ -33,7 +34,17 @@ def tick(engine: Engine) -> dict[str, int]:
     """One round of recovery; answers with what it did."""
     engine.journal.beat("tick", {"worker": engine.worker})
     engine.durations.refresh()
-    return {"published": _publish(engine), "expired": _expired(engine)}
+    done: dict[str, int] = {}
+    failure: Exception | None = None
+    for name, chore in CHORES.items():
+        try:
+            done[name] = chore(engine)
+        except Exception as error:
+            log.exception("chore.failed", chore=name)  # the others must not wait for it
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return done
 
 
 def _publish(engine: Engine) -> int:
@@ -103,6 +114,20 @@ def _expired(engine: Engine) -> int:
     return count
 
 
+def _woken(engine: Engine) -> int:
+    """Announce parked steps whose time has come."""
+    count = 0
+    for _ in range(_ROUNDS):
+        found = engine.journal.take_due(_BATCH)
+        for (run, workflow), steps in found.items():
+            engine.dispatcher.publish(run, workflow, steps)
+        taken = sum(map(len, found.values()))
+        count += taken
+        if taken < _BATCH:
+            break
+    return count
+
+
 def _settle(engine: Engine, run: str, workflow: str, steps: list[Expired]) -> None:
     outcomes = [verdict(step, engine.settings) for step in steps]
     completed = engine.journal.complete(run, outcomes, worker=engine.worker)
@@ -133,3 +158,11 @@ def verdict(late: Expired, settings: Settings) -> Outcome:
     )
     final = settle(late.idx, late.lease, 1, Retry(1), options, describe(last, late.name))
     return final._replace(ran=late.ran, ended=now)
+
+
+# What a tick does, in order: each chore takes what is due and answers with how much that was.
+CHORES: dict[str, Callable[[Engine], int]] = {
+    "woken": _woken,
+    "published": _publish,
+    "expired": _expired,
+}

@@ -15,7 +15,7 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from .hints import listed
-from .plan import EXPAND, GATHER
+from .natives import NATIVES
 
 PATIENCE = 1.0  # seconds of silence after which nobody else is expected to answer
 
@@ -48,7 +48,7 @@ def missing(celery: Celery, needs: Iterable[Need]) -> str | None:
         tasks = _known(celery, lambda names: actions <= names)
         if tasks is None:
             return "no worker answers: start one with `trellis worker`; `trellis doctor` tells more"
-        unknown = sorted(actions - tasks - {EXPAND, GATHER})
+        unknown = sorted(actions - tasks - NATIVES.keys())
         if unknown:
             return _unknown(unknown)
         queues = {queue for _, queue in wanted}

@@ -4,12 +4,17 @@ The law: whatever changes a state follows this table; the SQL of the journal is 
 `move` raises on anything else.
 
     step    waiting ──▶ ready ──▶ running ──▶ succeeded
-               │          ▲          │ ├─────▶ failed
-               │          └──────────┘ └─────▶ skipped
-               └──────────────▶ running         (a worker goes on with a step that it freed itself)
+               │          ▲ ▲        │ ├─────▶ failed
+               │          │ └────────┤ └─────▶ skipped
+               │          └─ parked ◀┘          (waits for a signal, a person, a time, a run, a place in a limit)
+               ├──────────────▶ running         (a worker goes on with a step that it freed itself)
+               └──────────────▶ parked ◀── ready  (a limit is full, or the run is paused)
             any of waiting, ready, running, parked ──▶ cancelled
 
     run     pending ──▶ running ──▶ succeeded | failed | cancelled
+            pending, running ◀──▶ paused; a paused run may also end
+
+A retry of a failed or cancelled run opens it again: its failed and cancelled steps wait or are ready once more.
 """
 
 from __future__ import annotations
@@ -37,14 +42,15 @@ class RunState(StrEnum):
 
     PENDING = "pending"  # accepted; no step was claimed yet
     RUNNING = "running"
+    PAUSED = "paused"  # nothing of it begins until somebody resumes it
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
 STEP_MOVES: dict[StepState, frozenset[StepState]] = {
-    StepState.WAITING: frozenset({StepState.READY, StepState.RUNNING, StepState.CANCELLED}),
-    StepState.READY: frozenset({StepState.RUNNING, StepState.CANCELLED}),
+    StepState.WAITING: frozenset({StepState.READY, StepState.RUNNING, StepState.PARKED, StepState.CANCELLED}),
+    StepState.READY: frozenset({StepState.RUNNING, StepState.PARKED, StepState.CANCELLED}),
     StepState.RUNNING: frozenset(
         {
             StepState.READY,
@@ -63,8 +69,11 @@ STEP_MOVES: dict[StepState, frozenset[StepState]] = {
 }
 
 RUN_MOVES: dict[RunState, frozenset[RunState]] = {
-    RunState.PENDING: frozenset({RunState.RUNNING, RunState.CANCELLED, RunState.FAILED}),
-    RunState.RUNNING: frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED}),
+    RunState.PENDING: frozenset({RunState.RUNNING, RunState.PAUSED, RunState.CANCELLED, RunState.FAILED}),
+    RunState.RUNNING: frozenset({RunState.PAUSED, RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED}),
+    RunState.PAUSED: frozenset(
+        {RunState.PENDING, RunState.RUNNING, RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED}
+    ),
     RunState.SUCCEEDED: frozenset(),
     RunState.FAILED: frozenset(),
     RunState.CANCELLED: frozenset(),

@@ -6,11 +6,12 @@ statements do not pass here (sql/journal.sql).
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    REAL,
     BigInteger,
     DateTime,
     Double,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    Interval,
     SmallInteger,
     Text,
     text,
@@ -28,6 +30,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from ..tasks.database import Base
 
 _MOMENT = DateTime(timezone=True)
+_OPEN = "('pending', 'running', 'paused')"
+_OVER = "('succeeded', 'failed', 'cancelled')"
 
 
 class DefinitionRow(Base):
@@ -50,6 +54,23 @@ class RunRow(Base):
         Index("run_key", "workflow", "key", unique=True, postgresql_where=text("key IS NOT NULL")),
         Index("run_workflow", "workflow", "id"),
         Index("run_state", "state", "id"),
+        Index("run_workflow_state", "workflow", "state", "id"),
+        Index("run_finished", "workflow", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+        Index("run_parent", "parent_run", postgresql_where=text("parent_run IS NOT NULL")),
+        Index("run_origin", "origin", postgresql_where=text("origin IS NOT NULL")),
+        Index(
+            "run_deadline",
+            "deadline_at",
+            postgresql_where=text(f"deadline_at IS NOT NULL AND state IN {_OPEN}"),
+        ),
+        Index(
+            "run_single",
+            "workflow",
+            "single",
+            unique=True,
+            postgresql_where=text(f"single IS NOT NULL AND state IN {_OPEN}"),
+        ),
+        Index("run_follow", "finished_at", postgresql_where=text(f"follow AND state IN {_OVER}")),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -65,6 +86,29 @@ class RunRow(Base):
     created_at: Mapped[datetime] = mapped_column(_MOMENT, server_default=text("now()"))
     started_at: Mapped[datetime | None] = mapped_column(_MOMENT)
     finished_at: Mapped[datetime | None] = mapped_column(_MOMENT)
+    parent_run: Mapped[UUID | None]  # the run whose step waits for this one
+    parent_idx: Mapped[int | None] = mapped_column(Integer)
+    origin: Mapped[UUID | None]  # the run that this one repeats or undoes
+    origin_kind: Mapped[str | None] = mapped_column(Text)
+    deadline_at: Mapped[datetime | None] = mapped_column(_MOMENT)
+    tags: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    tenant: Mapped[str | None] = mapped_column(Text)
+    single: Mapped[str | None] = mapped_column(Text)  # at most one open run of the workflow has it
+    gates: Mapped[list[str] | None] = mapped_column(
+        ARRAY(Text)
+    )  # limits that the run itself holds a permit of
+    hooks: Mapped[dict[str, Any] | None] = mapped_column(JSONB)  # what follows its end
+    follow: Mapped[bool] = mapped_column(server_default=text("false"))  # and is still to be done
+
+
+class RunTagRow(Base):
+    """A tag of a run: found by tag, newest first, since a run's id begins with its time."""
+
+    __tablename__ = "run_tag"
+    __table_args__ = (Index("run_tag_run", "run_id"),)
+
+    tag: Mapped[str] = mapped_column(Text, primary_key=True)
+    run_id: Mapped[UUID] = mapped_column(primary_key=True)
 
 
 class StepRow(Base):
@@ -74,6 +118,30 @@ class StepRow(Base):
     __table_args__ = (
         Index("step_ready", "queue", "sent", "due_at", postgresql_where=text("state = 'ready'")),
         Index("step_running", "lease_until", postgresql_where=text("state = 'running'")),
+        Index(
+            "step_parked",
+            "waits_for",
+            "fair",
+            text("priority DESC"),
+            "run_id",
+            "idx",
+            postgresql_where=text("state = 'parked'"),
+        ),
+        Index("step_timer", "due_at", postgresql_where=text("state = 'parked' AND due_at < 'infinity'")),
+        Index(
+            "step_overdue",
+            "lease_until",
+            postgresql_where=text("state = 'ready' AND lease_until IS NOT NULL"),
+        ),
+        Index(
+            "step_ranked",
+            "run_id",
+            "queue",
+            text("priority DESC"),
+            text("rank DESC"),
+            "idx",
+            postgresql_where=text("state = 'ready' AND rank IS NOT NULL"),
+        ),
     )
 
     run_id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -103,6 +171,84 @@ class StepRow(Base):
     progress: Mapped[Any | None] = mapped_column(JSONB)
     result: Mapped[Any | None] = mapped_column(JSONB)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    rank: Mapped[float | None] = mapped_column(REAL)  # seconds of the longest path that begins with it
+    waits_for: Mapped[str | None] = mapped_column(Text)  # what wakes it while it is parked
+    wait: Mapped[dict[str, Any] | None] = mapped_column(JSONB)  # what its action must know when it is woken
+    fair: Mapped[str | None] = mapped_column(Text)  # the tenant whose turn it is to be
+    intent: Mapped[int | None] = mapped_column(SmallInteger)  # the attempt that announced an effect
+
+
+class SignalRow(Base):
+    """Something that the outside world told a run, kept until a step takes it."""
+
+    __tablename__ = "signal"
+    __table_args__ = (
+        Index("signal_key", "run_id", "name", "key", unique=True),
+        Index("signal_open", "run_id", "name", "id", postgresql_where=text("taken_by IS NULL")),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    run_id: Mapped[UUID]
+    name: Mapped[str] = mapped_column(Text)
+    key: Mapped[str] = mapped_column(Text)
+    payload: Mapped[Any | None] = mapped_column(JSONB)
+    at: Mapped[datetime] = mapped_column(_MOMENT, server_default=text("clock_timestamp()"))
+    taken_by: Mapped[int | None] = mapped_column(Integer)
+
+
+class GateRow(Base):
+    """A limit that steps pass one after the other: when its next rate slot is, and whose turn was last."""
+
+    __tablename__ = "gate"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    next_at: Mapped[datetime | None] = mapped_column(_MOMENT)
+    turn: Mapped[str | None] = mapped_column(Text)
+
+
+class PermitRow(Base):
+    """A place in a limit, held by a step (or a run: idx -1) for as long as that is not over."""
+
+    __tablename__ = "permit"
+    __table_args__ = (Index("permit_step", "run_id", "idx"),)
+
+    gate: Mapped[str] = mapped_column(Text, primary_key=True)
+    run_id: Mapped[UUID] = mapped_column(primary_key=True)
+    idx: Mapped[int] = mapped_column(Integer, primary_key=True)
+
+
+class PauseRow(Base):
+    """A workflow or a queue that is paused."""
+
+    __tablename__ = "pause"
+
+    kind: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    at: Mapped[datetime] = mapped_column(_MOMENT, server_default=text("clock_timestamp()"))
+
+
+class DeadLetterRow(Base):
+    """A step that failed for good and took its run with it, until somebody replays or discards it."""
+
+    __tablename__ = "dead_letter"
+    __table_args__ = (Index("dead_letter_at", "at"), Index("dead_letter_workflow", "workflow", "at"))
+
+    run_id: Mapped[UUID] = mapped_column(primary_key=True)
+    idx: Mapped[int] = mapped_column(Integer, primary_key=True)
+    at: Mapped[datetime] = mapped_column(_MOMENT, server_default=text("clock_timestamp()"))
+    workflow: Mapped[str] = mapped_column(Text)
+    step: Mapped[str] = mapped_column(Text)
+    action: Mapped[str] = mapped_column(Text)
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+
+
+class RetentionRow(Base):
+    """How long a workflow's runs are kept after their end."""
+
+    __tablename__ = "retention"
+
+    workflow: Mapped[str] = mapped_column(Text, primary_key=True)
+    runs: Mapped[timedelta] = mapped_column(Interval)
 
 
 class EventRow(Base):

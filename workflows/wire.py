@@ -14,6 +14,7 @@ from .plan import PlannedStep
 from .records import Outcome
 
 _NULL = "\\N"
+_NOTHING_MORE = f"\t{_NULL}\t{_NULL}\t{_NULL}\n"
 _FLAGS = ("false", "true")
 _BLOCK = 64 * 1024  # characters a write: large enough to be cheap, small enough to stay in cache
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
@@ -34,6 +35,14 @@ def _escape(text: str) -> str:
 
 def _json(value: Any) -> str:
     return _NULL if not value else _escape(_encode(value))
+
+
+def _text(value: str | None) -> str:
+    return _NULL if value is None else _escape(value)
+
+
+def _real(value: float | None) -> str:
+    return _NULL if value is None else f"{value:.6g}"
 
 
 def _array(values: Iterable[int]) -> str:
@@ -67,13 +76,17 @@ def copy_rows(run: str, steps: Iterable[PlannedStep], *, sent: bool) -> Iterator
     parts: list[str] = []
     size = 0
     for step in steps:
-        state = "waiting" if step.missing else "ready"
+        state = "waiting" if step.missing else "ready" if step.waits_for is None else "parked"
         row = (
             f"{run}\t{step.idx}\t{_escape(step.name)}\t{_escape(step.action)}\t{_escape(step.queue)}\t{step.priority}"
             f"\t{state}\t{step.missing}\t{flag}\t{_array(step.dependents)}"
             f"\t{_array(step.refs) if step.refs else _NULL}\t{_json(step.inputs)}\t{_json(step.bindings)}"
-            f"\t{_json(step.options)}\n"
+            f"\t{_json(step.options)}"
         )
+        if step.rank is None and step.waits_for is None and step.fair is None:
+            row += _NOTHING_MORE
+        else:
+            row += f"\t{_real(step.rank)}\t{_text(step.waits_for)}\t{_text(step.fair)}\n"
         parts.append(row)
         size += len(row)
         if size >= _BLOCK:

@@ -22,11 +22,12 @@ from ..tasks.app import app
 from ..tasks.errors import CommunicationError, TrellisError
 from ..tasks.logs import configure
 from ..tasks.settings import current
-from . import events, plan, recovery
+from . import events, recovery
 from .client import Client
 from .dispatch import BUNDLE, unpack
 from .engine import engine
 from .limits import Process
+from .natives import NATIVES
 
 
 class EngineStep(Task):
@@ -45,8 +46,8 @@ class EngineStep(Task):
 
 
 events.install(app)
-app.register_task(EngineStep(plan.EXPAND))
-app.register_task(EngineStep(plan.GATHER))
+for name in NATIVES:
+    app.register_task(EngineStep(name))
 
 
 @app.task(name="trellis.tick", acks_late=False)

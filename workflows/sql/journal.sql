@@ -34,11 +34,11 @@ UPDATE step s
        lease_until = clock_timestamp() + interval '1 second'
                      * least(%(seconds)s, coalesce((s.options->>'timeout')::float8, %(timeout)s) + %(grace)s)
   FROM o, quick, run r
- WHERE quick.done IS NOT NULL AND r.id = %(run)s AND s.run_id = o.run_id AND s.idx = o.idx
+ WHERE quick.done IS NOT NULL AND r.id = %(run)s AND r.state IN ('pending', 'running') AND s.run_id = o.run_id AND s.idx = o.idx
    AND (s.state || '' = 'ready' AND (s.sent OR s.due_at <= clock_timestamp())
         AND (s.attempt = s.failures OR cardinality(%(idx)s::int[]) = 1) OR s.lease = %(lease)s)
 RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
-          s.inputs, s.bindings, s.refs, s.options, r.workflow, r.correlation_id
+          s.inputs, s.bindings, s.refs, s.options, s.wait, r.workflow, r.correlation_id
 
 -- name: complete
 -- Records outcomes and frees children, all of it or none. In order:
@@ -117,7 +117,7 @@ WITH o AS MATERIALIZED (
            finished_at = CASE WHEN r.missing = k.n THEN now() END
       FROM (SELECT count(*) FILTER (WHERE dependents = '{}')::int AS n, bool_or(fatal) AS fatal
               FROM won WHERE state <> 'ready') k
-     WHERE r.id = %(run)s AND k.n > 0 AND NOT k.fatal AND r.state = 'running'
+     WHERE r.id = %(run)s AND k.n > 0 AND NOT k.fatal AND r.state IN ('running', 'paused')
     RETURNING r.state
 )
 SELECT 'won' AS kind, idx, name, NULL AS action, NULL AS queue, NULL::int AS priority, NULL::int AS attempt,
@@ -137,7 +137,7 @@ SELECT 'closed', 0, state, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
 -- what a growing step inserted while this one waited for the run's row.
 WITH ended AS (
     UPDATE run SET state = %(state)s, error = %(error)s::jsonb, finished_at = clock_timestamp()
-     WHERE id = %(run)s AND state IN ('pending', 'running')
+     WHERE id = %(run)s AND state IN ('pending', 'running', 'paused')
     RETURNING id
 ), told AS (
     INSERT INTO event (run_id, kind, detail) SELECT id, 'run.' || %(state)s, %(error)s::jsonb FROM ended
@@ -206,9 +206,64 @@ UPDATE step s
  WHERE s.run_id = o.run_id AND s.idx = o.idx AND s.lease = o.lease
 RETURNING s.idx
 
+-- name: park
+-- Puts a running step aside until something wakes it: `waits_for` names what, `due_at` is when its patience ends.
+-- An attempt that ends so does not count. `until` is an absolute moment, else `delay` seconds from now, else never.
+UPDATE step
+   SET state = 'parked', attempt = attempt - 1, lease = NULL, lease_until = NULL, sent = false, finished_at = NULL,
+       waits_for = %(waits_for)s, wait = %(wait)s::jsonb,
+       due_at = coalesce(%(until)s::timestamptz, now() + interval '1 second' * %(delay)s::float8, 'infinity')
+ WHERE run_id = %(run)s AND idx = %(idx)s AND lease = %(lease)s
+RETURNING idx
+
+-- name: wake
+-- Wakes the steps of a run that wait for something, because it happened. What they do next is up to their action.
+UPDATE step
+   SET state = 'ready', sent = true, due_at = clock_timestamp(),
+       wait = coalesce(wait, '{}') || jsonb_build_object('woken', %(by)s::text)
+ WHERE state = 'parked' AND waits_for = %(waits_for)s AND run_id = %(run)s
+RETURNING idx, name, action, queue, priority, attempt, failures
+
+-- name: take_due
+-- Wakes parked steps whose time has come. Those without a timer stand in no index that this reads.
+WITH due AS (
+    SELECT run_id, idx FROM step
+     WHERE state = 'parked' AND due_at < 'infinity'::timestamptz AND due_at <= clock_timestamp()
+     ORDER BY due_at LIMIT %(limit)s
+     FOR UPDATE SKIP LOCKED
+)
+UPDATE step s SET state = 'ready', sent = true, due_at = clock_timestamp(),
+       wait = coalesce(wait, '{}') || '{"woken": "time"}'
+  FROM due
+ WHERE s.run_id = due.run_id AND s.idx = due.idx
+RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures
+
+-- name: lock_run
+-- Whoever tells a run something, and a step that is about to wait for it, take turns.
+SELECT state, workflow FROM run WHERE id = %(run)s FOR NO KEY UPDATE
+
+-- name: send_signal
+INSERT INTO signal (run_id, name, key, payload) VALUES (%(run)s, %(name)s, %(key)s, %(payload)s::jsonb)
+    ON CONFLICT DO NOTHING
+RETURNING id
+
+-- name: take_signal
+-- The oldest signal of a name that no step has taken yet; taken again by the same step it is the same one.
+UPDATE signal SET taken_by = %(idx)s
+ WHERE id = (SELECT id FROM signal
+              WHERE run_id = %(run)s AND name = %(name)s AND (taken_by IS NULL OR taken_by = %(idx)s)
+              ORDER BY taken_by NULLS LAST, id LIMIT 1)
+RETURNING id, key, payload, at
+
+-- name: read_signals
+SELECT id, key, payload, at FROM signal WHERE run_id = %(run)s AND name = %(name)s ORDER BY id
+
+-- name: tell
+INSERT INTO event (run_id, kind, idx, detail) VALUES (%(run)s, %(kind)s, %(idx)s, %(detail)s::jsonb)
+
 -- name: grow
 -- Reserves room for more steps in a run and answers with the first free id.
-UPDATE run SET steps = steps + %(count)s WHERE id = %(run)s AND state = 'running'
+UPDATE run SET steps = steps + %(count)s WHERE id = %(run)s AND state IN ('running', 'paused')
 RETURNING steps - %(count)s
 
 -- name: widen
@@ -326,4 +381,4 @@ SELECT id, workflow, state, key, params, correlation_id, definition, steps, erro
 
 -- name: copy_steps
 COPY step (run_id, idx, name, action, queue, priority, state, missing, sent, dependents, refs, inputs,
-           bindings, options) FROM STDIN
+           bindings, options, rank, waits_for, fair) FROM STDIN
