@@ -25,6 +25,22 @@ from .queries import Queries
 from .records import Json, Ready
 from .spec import WorkflowSpec
 
+# The columns of a new run that only some runs use.
+UNUSED: Mapping[str, Any] = {
+    "state": "pending",
+    "parent_run": None,
+    "parent_idx": None,
+    "origin": None,
+    "origin_kind": None,
+    "deadline_at": None,
+    "tags": [],
+    "tenant": None,
+    "single": None,
+    "gates": None,
+    "hooks": None,
+    "follow": False,
+}
+
 
 class Prepared(NamedTuple):
     """A run that only has to be written."""
@@ -90,8 +106,13 @@ def prepare(
     *,
     key: str | None = None,
     correlation_id: str | None = None,
+    run: str | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> Prepared:
-    """Check everything and lay out the rows. Raises DefinitionError, ParameterError, ValueTooLarge."""
+    """Check everything and lay out the rows. Raises DefinitionError, ParameterError, ValueTooLarge.
+
+    run: the id to give it; a new one without it. columns: of the run's row, where they are not those of `UNUSED`.
+    """
     spec = workflow.spec
     given = workflow.check_params(params or {})
     text = _params_text(spec.name, given, settings.value_max_bytes)
@@ -102,8 +123,9 @@ def prepare(
                 workflow=spec.name,
             )
     laid = plan(spec, given, registry.actions, settings.default_queue)
-    run = new_id()
+    run = run or new_id()
     row = {
+        **UNUSED,
         "run": run,
         "workflow": spec.name,
         "key": key,
@@ -111,6 +133,7 @@ def prepare(
         "params": text,
         "steps": len(laid.steps),
         "missing": laid.sinks,
+        **(columns or {}),
     }
     return Prepared(run, spec.name, (spec.digest(), spec.name, spec.canonical()), row, laid)
 

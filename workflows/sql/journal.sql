@@ -363,9 +363,12 @@ INSERT INTO definition (digest, name, spec) VALUES (%(digest)s, %(name)s, %(spec
 -- name: open_run
 -- Same workflow and key, or the same id (a start that is repeated because its commit went unheard): no row comes
 -- back, and the one that stands is read instead.
-INSERT INTO run (id, workflow, definition, key, correlation_id, state, params, steps, missing)
-VALUES (%(run)s, %(workflow)s, %(definition)s, %(key)s, %(correlation)s, 'pending', %(params)s::jsonb,
-        %(steps)s, %(missing)s)
+INSERT INTO run (id, workflow, definition, key, correlation_id, state, params, steps, missing,
+                 parent_run, parent_idx, origin, origin_kind, deadline_at, tags, tenant, single, gates, hooks, follow)
+VALUES (%(run)s, %(workflow)s, %(definition)s, %(key)s, %(correlation)s, %(state)s, %(params)s::jsonb,
+        %(steps)s, %(missing)s, %(parent_run)s, %(parent_idx)s, %(origin)s, %(origin_kind)s,
+        %(deadline_at)s::timestamptz, %(tags)s::text[], %(tenant)s, %(single)s, %(gates)s::text[], %(hooks)s::jsonb,
+        %(follow)s)
     ON CONFLICT DO NOTHING
 RETURNING id
 
