@@ -15,7 +15,7 @@ from .artifacts import Artifact
 from .client import Client
 from .context import Context
 from .definition import Param, Workflow
-from .records import Event, Progress, Run, Step
+from .records import DeadLetter, Event, Progress, Run, Step
 from .spec import Default
 from .states import RunState, StepState
 
@@ -25,6 +25,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Context",
+    "DeadLetter",
     "Default",
     "Event",
     "Param",

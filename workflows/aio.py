@@ -13,12 +13,13 @@ from typing import Self
 
 from ..tasks.errors import WaitTimeout
 from ..tasks.settings import Settings
+from .aio_verbs import AsyncVerbs
 from .client import POLL, Client, Startable
 from .records import Event, Json, Progress, Run, Step
 from .states import RunState
 
 
-class AsyncClient:
+class AsyncClient(AsyncVerbs):
     """Starts runs and reads them back, from coroutines. Use it with `async with`."""
 
     def __init__(

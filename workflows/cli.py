@@ -7,8 +7,7 @@ the command line was wrong; 130: a person stopped watching and the run goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -16,17 +15,16 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ..tasks import schema
 from ..tasks.app import app as celery
-from ..tasks.database import connect
-from ..tasks.errors import CommunicationError, ConfigurationError, NotFound
-from ..tasks.logs import configure
-from ..tasks.settings import Settings, load
-from . import arguments, files, live, registry, render, rollcall, show, sources, words
+from ..tasks.errors import ConfigurationError, NotFound
+from ..tasks.settings import Settings
+from . import arguments, cli_control, files, registry, render, rollcall, show, sources, words
 from .client import Client
 from .hints import choices
 from .queries import Queries
 from .records import Run
+from .session import journal as _journal
+from .session import settings_for as _settings
 from .spec import WorkflowSpec
 from .states import RunState
 from .summaries import Summaries
@@ -82,6 +80,7 @@ def register(app: typer.Typer) -> None:
     }
     for name, command in commands.items():
         app.command(name)(command)
+    cli_control.register(app)
 
 
 def run(
@@ -250,33 +249,6 @@ def _end(client: Client, run: Run, *, as_json: bool, steps: bool) -> NoReturn:
     else:
         report(client, run)
     raise typer.Exit(exit_code(run))
-
-
-def _settings(imports: list[str] | None = None) -> Settings:
-    """The settings with what the command line adds. Logs go to stderr: warnings, and more if asked for."""
-    settings = load()
-    level = "warning" if settings.log_level == "info" else settings.log_level
-    configure(settings.model_copy(update={"log_level": level}))
-    names = tuple(dict.fromkeys((*settings.imports, *(imports or ()))))
-    return settings.model_copy(update={"imports": names})
-
-
-@contextmanager
-def _journal(settings: Settings | None = None) -> Iterator[Client]:
-    """A client of a database that is there and has the right tables.
-
-    Raises CommunicationError, SchemaMismatch, ConfigurationError.
-    """
-    settings = settings or _settings()
-    with connect(settings.need_database(), connect_timeout=settings.connect_timeout) as connection:
-        schema.check(connection)
-    try:
-        with Client(settings) as client:
-            yield client
-    except live.AWAY as error:
-        raise CommunicationError(
-            f"Postgres does not answer any more: {words.one_line(str(error), 300)}"
-        ) from error
 
 
 def _with_key(client: Client, workflow: str, key: str) -> Run | None:

@@ -27,10 +27,11 @@ from .dispatch import Dispatcher
 from .durations import Durations
 from .journal import Journal
 from .listener import Listener
-from .queries import Queries, as_uuid
+from .queries import Queries
 from .records import Event, Json, Progress, Run, Step
 from .spec import WorkflowSpec
 from .states import RunState, StepState
+from .verbs import Verbs, id_of
 
 Startable = Workflow | WorkflowSpec | Mapping[str, Any] | str
 Joinable = psycopg.Connection[Any] | AlchemyConnection | Session
@@ -38,7 +39,7 @@ Joinable = psycopg.Connection[Any] | AlchemyConnection | Session
 POLL = 1.0  # seconds between looks of somebody who waits and hears nothing
 
 
-class Client:
+class Client(Verbs):
     """Starts runs and reads them back.
 
     Use it as a context manager, or call `close`. Settings come from the environment where none are given.
@@ -153,14 +154,14 @@ class Client:
 
     def get(self, run: Run | str) -> Run:
         """The run as it is now. Raises NotFound."""
-        return self._queries.run(_id(run))
+        return self._queries.run(id_of(run))
 
     def wait(self, run: Run | str, timeout: float | None = None) -> Run:
         """Block until the run is over, in whatever way; answers with it.
 
         Raises WaitTimeout after `timeout` seconds (the run goes on), NotFound.
         """
-        run_id = _id(run)
+        run_id = id_of(run)
         heard = threading.Event()
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._listener.subscribed(run_id, heard.set):
@@ -216,7 +217,7 @@ class Client:
 
     def progress(self, run: Run | str) -> Progress:
         """How far a run is."""
-        return self._queries.progress(_id(run))
+        return self._queries.progress(id_of(run))
 
     def events(self, run: Run | str) -> Sequence[Event]:
         """What happened in a run, in order."""
@@ -229,12 +230,8 @@ class Client:
     @contextmanager
     def ended(self, run: Run | str, callback: Callable[[], None]) -> Iterator[None]:
         """Have `callback()` called, from another thread, when the run is announced as ended."""
-        with self._listener.subscribed(_id(run), callback):
+        with self._listener.subscribed(id_of(run), callback):
             yield
-
-
-def _id(run: Run | str) -> str:
-    return run.id if isinstance(run, Run) else str(as_uuid(run))
 
 
 def _failure(run: Run) -> RunFailed:

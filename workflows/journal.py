@@ -105,6 +105,9 @@ class Journal:
                 cause = next((outcome for outcome in fatal if outcome.idx in done.won), None)
                 if cause is not None:
                     ended = self._end(connection, run, RunState.FAILED, cause.error)
+                    if ended:
+                        dead = [outcome.idx for outcome in fatal if outcome.idx in done.won]
+                        _ask(connection, "bury", run=run, idx=dead)
                     return done._replace(mine=[], free=[], closed=ended)
                 return done
 

@@ -6,17 +6,18 @@ The law: reads only, and each by key or along an index.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, literal, select, tuple_
 
 from ..tasks.database import Database
 from ..tasks.errors import NotFound
 from .plan import EXPAND, GATHER
-from .records import Event, Json, Progress, Run, Step
+from .records import DeadLetter, Event, Json, Progress, Run, Step
 from .states import STEP_ENDS, RunState, StepState
-from .tables import DefinitionRow, EventRow, RunRow, StepRow
+from .tables import DeadLetterRow, DefinitionRow, EventRow, RunRow, StepRow
 
 _RUN = (
     RunRow.id, RunRow.workflow, RunRow.state, RunRow.key, RunRow.params, RunRow.correlation_id, RunRow.definition,
@@ -25,6 +26,10 @@ _RUN = (
 _STEP = (
     StepRow.idx, StepRow.name, StepRow.action, StepRow.queue, StepRow.priority, StepRow.state, StepRow.attempt,
     StepRow.failures, StepRow.started_at, StepRow.finished_at, StepRow.worker, StepRow.progress, StepRow.error,
+)  # fmt: skip
+_LETTER = (
+    DeadLetterRow.at, DeadLetterRow.run_id, DeadLetterRow.workflow, DeadLetterRow.idx, DeadLetterRow.step,
+    DeadLetterRow.action, DeadLetterRow.error,
 )  # fmt: skip
 
 
@@ -138,6 +143,29 @@ class Queries:
         for at, kind, idx, attempt, detail in rows:
             found.append(Event(at, kind, None if idx is None else names.get(idx), attempt, detail))
         return sorted(found, key=lambda event: event.at)
+
+    def dead_letters(
+        self, workflow: str | None, since: datetime | timedelta | None, before: DeadLetter | None, limit: int
+    ) -> list[DeadLetter]:
+        """Dead letters, the latest first; `before` is where the last page ended."""
+        row = DeadLetterRow
+        order = (row.at, row.run_id, row.idx)
+        statement = select(*_LETTER).order_by(*(each.desc() for each in order)).limit(limit)
+        if workflow is not None:
+            statement = statement.where(row.workflow == workflow)
+        if isinstance(since, timedelta):
+            statement = statement.where(row.at >= func.now() - since)
+        elif since is not None:
+            statement = statement.where(row.at >= since)
+        if before is not None:
+            last = (before.at, as_uuid(before.run), before.idx)
+            statement = statement.where(tuple_(*order) < tuple_(*map(literal, last)), row.at <= before.at)
+        return [DeadLetter.from_row(found) for found in self._all(statement)]
+
+    def dead_letters_of(self, run_id: str) -> list[DeadLetter]:
+        """The dead letters of a run."""
+        statement = select(*_LETTER).where(DeadLetterRow.run_id == as_uuid(run_id))
+        return [DeadLetter.from_row(row) for row in self._all(statement.order_by(DeadLetterRow.idx))]
 
     def definition(self, digest: str) -> dict[str, Json]:
         """The definition under a digest. Raises NotFound."""

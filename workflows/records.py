@@ -200,3 +200,22 @@ class Progress:
     total: int
     done: int
     by_state: dict[StepState, int]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A step that failed for good and took its run with it, until somebody replays or discards it."""
+
+    at: datetime
+    run: str
+    workflow: str
+    idx: int
+    step: str
+    action: str
+    error: dict[str, Json] | None  # type, message, traceback
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> DeadLetter:
+        """From the columns in the order of the fields."""
+        at, run, *rest = row
+        return cls(at, str(run), *rest)

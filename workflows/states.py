@@ -14,7 +14,8 @@ The law: whatever changes a state follows this table; the SQL of the journal is 
     run     pending ──▶ running ──▶ succeeded | failed | cancelled
             pending, running ◀──▶ paused; a paused run may also end
 
-A retry of a failed or cancelled run opens it again: its failed and cancelled steps wait or are ready once more.
+A retry of a failed or cancelled run opens it again: its failed and cancelled steps wait or are ready once more. Those
+moves are tables of their own, since nothing else leaves an end.
 """
 
 from __future__ import annotations
@@ -77,6 +78,17 @@ RUN_MOVES: dict[RunState, frozenset[RunState]] = {
     RunState.SUCCEEDED: frozenset(),
     RunState.FAILED: frozenset(),
     RunState.CANCELLED: frozenset(),
+}
+
+# A retry of a whole run opens it again, in place: the only moves out of an end. What succeeded, was skipped, or failed
+# under a policy that let the run go on, stays.
+STEP_REOPENINGS: dict[StepState, frozenset[StepState]] = {
+    StepState.FAILED: frozenset({StepState.WAITING, StepState.READY, StepState.PARKED}),
+    StepState.CANCELLED: frozenset({StepState.WAITING, StepState.READY, StepState.PARKED}),
+}
+RUN_REOPENINGS: dict[RunState, frozenset[RunState]] = {
+    RunState.FAILED: frozenset({RunState.RUNNING, RunState.PAUSED}),  # paused: where its workflow is
+    RunState.CANCELLED: frozenset({RunState.RUNNING, RunState.PAUSED}),
 }
 
 STEP_ENDS = frozenset(state for state, targets in STEP_MOVES.items() if not targets)

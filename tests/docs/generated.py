@@ -29,6 +29,7 @@ from trellis.workflows import (
     AsyncClient,
     Client,
     Context,
+    DeadLetter,
     Default,
     Event,
     Param,
@@ -228,12 +229,14 @@ GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
     "Start and watch": (
         (Client, (
             "start", "submit", "cancel", "get", "wait", "result", "list", "steps", "progress", "events", "definition",
-            "ended", "close",
+            "ended", "retry", "dead_letters", "dead_letters_of", "discard", "close",
         )),
-        (AsyncClient, ("start", "cancel", "get", "wait", "result", "list", "steps", "progress", "events")),
+        (AsyncClient, ("start", "cancel", "get", "wait", "result", "list", "steps", "progress", "events",
+                       "retry", "dead_letters", "dead_letters_of", "discard")),
     ),
     "What comes back": (
-        (Run, ("finished",)), (Step, ("seconds",)), (Event, ()), (Progress, ()), (RunState, ()), (StepState, ()),
+        (Run, ("finished",)), (Step, ("seconds",)), (Event, ()), (Progress, ()), (DeadLetter, ()),
+        (RunState, ()), (StepState, ()),
     ),
 }  # fmt: skip
 MODULES = (files.load, files.loads, files.workflow, files.dump, files.schema)
@@ -244,6 +247,7 @@ INTERNAL: dict[str, tuple[str, ...]] = {
     "Context": ("cancel", "take_progress"),
     "Run": ("from_row",),
     "Step": ("from_row",),
+    "DeadLetter": ("from_row",),
 }
 
 

@@ -229,3 +229,13 @@ def where(ctx: Context) -> dict[str, Any]:
         "run_id": ctx.run_id, "step": ctx.step, "attempt": ctx.attempt, "key": ctx.idempotency_key,
         "correlation_id": ctx.correlation_id,
     }  # fmt: skip
+
+
+@action(name="works_if")
+def works_if(file: str, ctx: Context, ledger: str = "", value: Any = None) -> Any:
+    """Works when a file exists, and fails when it does not."""
+    if ledger:
+        record(ledger, ctx)
+    if not Path(file).exists():
+        raise FileNotFoundError(f"no {Path(file).name} yet")
+    return value

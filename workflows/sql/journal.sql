@@ -150,6 +150,16 @@ SELECT id FROM ended
 UPDATE step SET state = 'cancelled', lease = NULL, lease_until = NULL, finished_at = clock_timestamp()
  WHERE run_id = %(run)s AND state IN ('waiting', 'ready', 'running', 'parked')
 
+-- name: bury
+-- The steps that failed a run become dead letters, in the transaction that fails it.
+WITH o AS MATERIALIZED (
+    SELECT %(run)s::uuid AS run_id, idx FROM unnest(%(idx)s::int[]) AS t(idx)
+)
+INSERT INTO dead_letter (run_id, idx, workflow, step, action, error)
+SELECT s.run_id, s.idx, (SELECT workflow FROM run WHERE id = %(run)s), s.name, s.action, s.error
+  FROM o JOIN step s ON s.run_id = o.run_id AND s.idx = o.idx
+    ON CONFLICT (run_id, idx) DO UPDATE SET at = excluded.at, error = excluded.error
+
 -- name: results
 WITH o AS MATERIALIZED (
     SELECT %(run)s::uuid AS run_id, idx FROM unnest(%(idx)s::int[]) AS t(idx)

@@ -1,0 +1,61 @@
+-- What people and programs do to runs from outside: seldom, so these statements may cost what a run is long.
+-- Each begins with the run's row, which the end of a run, a retry, a pause and a signal all lock first.
+
+-- name: lock_run
+SELECT state, workflow, error->>'step', started_at IS NOT NULL FROM run WHERE id = %(run)s FOR UPDATE
+
+-- name: undone_by
+-- The run that compensated this one.
+SELECT id FROM run WHERE origin = %(run)s AND origin_kind = 'compensation' LIMIT 1
+
+-- name: plan_whole
+-- For this transaction only: the statements below join all steps of a run with each other, once.
+SELECT set_config('enable_hashjoin', 'on', true)
+
+-- name: reopen_steps
+-- Opens the steps again that were cancelled, or failed and took the run with them (its dead letters, discarded ones
+-- too). Each waits for its parents that are open again; the others have counted it down already, a fatal one
+-- among them. What came from the parents that stay (`blocked`, a gathering step's inputs) stays.
+WITH fatal AS MATERIALIZED (
+    SELECT idx FROM dead_letter WHERE run_id = %(run)s
+    UNION
+    SELECT idx FROM event WHERE run_id = %(run)s AND kind = 'dead.discarded'
+), again AS MATERIALIZED (
+    SELECT idx, dependents FROM step
+     WHERE run_id = %(run)s
+       AND (state = 'cancelled' OR state = 'failed' AND (name = %(step)s OR idx IN (SELECT idx FROM fatal)))
+), need AS MATERIALIZED (
+    SELECT CASE WHEN d < 0 THEN ~d ELSE d END AS idx, count(*)::int AS n
+      FROM again, unnest(dependents) AS d GROUP BY 1
+), opened AS (
+    UPDATE step s
+       SET state = CASE WHEN n.n IS NULL THEN 'ready' ELSE 'waiting' END, missing = coalesce(n.n, 0),
+           attempt = 0, failures = 0, sent = %(sent)s, suspect = false, due_at = clock_timestamp(),
+           lease = NULL, lease_until = NULL, worker = NULL, started_at = NULL, finished_at = NULL,
+           progress = NULL, result = NULL, error = NULL, wait = NULL
+      FROM again a LEFT JOIN need n ON n.idx = a.idx
+     WHERE s.run_id = %(run)s AND s.idx = a.idx
+    RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.state, s.dependents
+)
+SELECT idx, name, action, queue, priority, NULL::int, NULL::int FROM opened WHERE state = 'ready'
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, count(*)::int, (count(*) FILTER (WHERE dependents = '{}'))::int FROM opened
+
+-- name: reopen_run
+-- The deadline moves on by the time that has passed since the run was accepted.
+UPDATE run r
+   SET state = CASE WHEN EXISTS (SELECT FROM pause WHERE kind = 'workflow' AND name = r.workflow)
+                    THEN 'paused' ELSE 'running' END,
+       missing = %(missing)s, error = NULL, finished_at = NULL, started_at = coalesce(started_at, clock_timestamp()),
+       follow = hooks IS NOT NULL, deadline_at = deadline_at + (clock_timestamp() - created_at)
+ WHERE id = %(run)s
+RETURNING state
+
+-- name: bring_back
+DELETE FROM dead_letter WHERE run_id = %(run)s
+
+-- name: discard
+DELETE FROM dead_letter WHERE run_id = %(run)s AND (%(idx)s::int IS NULL OR idx = %(idx)s) RETURNING idx, step
+
+-- name: tell
+INSERT INTO event (run_id, kind, idx, detail) VALUES (%(run)s, %(kind)s, %(idx)s, %(detail)s::jsonb)
