@@ -19,12 +19,17 @@ a program never has to read a message. Whatever a user can meet derives from `Tr
     │   ├── OutputError             an action returned what it does not declare, or what JSON cannot hold
     │   ├── StepTimeout             a step ran longer than its limit
     │   ├── WorkerLost              a step's worker vanished without a word
+    │   ├── WaitExpired             what a step waited for did not come in time
+    │   ├── ApprovalRejected        somebody who may approve said no
+    │   ├── ChildFailed             the child run of a step did not succeed
     │   ├── StepCancelled           the run of a running body was cancelled, or its lease was lost
     │   ├── RunFailed               the run ended as failed
     │   └── RunCancelled            the run ended as cancelled
     └── StateError                  what was asked for does not fit the present state
         ├── IllegalMove             a step or run cannot go from this state to that one
         ├── NotFound                there is no such run, step or workflow
+        ├── NotPermitted            who asks may not do this
+        ├── ApprovalStale           what was approved is not what is shown
         ├── NotFinished             the run has no result yet
         └── WaitTimeout             the run did not end within the time given
 """
@@ -162,6 +167,37 @@ class WorkerLost(ExecutionError):
     """A step's worker vanished without a word."""
 
 
+class WaitExpired(ExecutionError):
+    """What a step waited for did not come within its `seconds`."""
+
+    def __init__(self, what: str, seconds: float) -> None:
+        self.what = what
+        self.seconds = seconds
+        super().__init__(f"{what} did not come within {seconds:g} s")
+
+
+class ApprovalRejected(ExecutionError):
+    """Somebody who may approve said no: `by`, with a `comment`."""
+
+    def __init__(self, step: str, by: str, comment: str) -> None:
+        self.step = step
+        self.by = by
+        self.comment = comment
+        super().__init__(f"{by} rejected {step!r}" + (f": {comment}" if comment else ""))
+
+
+class ChildFailed(ExecutionError):
+    """The child run `run_id` of a step ended as `state`; `error` (a mapping with type, message, step) says why."""
+
+    def __init__(self, run_id: str, workflow: str, state: str, error: dict[str, object]) -> None:
+        self.run_id = run_id
+        self.workflow = workflow
+        self.state = state
+        self.error = error
+        why = f": step {error.get('step')!r}: {error.get('type')}: {error.get('message')}" if error else ""
+        super().__init__(f"child run {run_id} of workflow {workflow!r} ended as {state}{why}")
+
+
 class StepCancelled(ExecutionError):
     """The run of a running body was cancelled, or its lease was lost; raised inside the body."""
 
@@ -206,6 +242,27 @@ class NotFound(StateError):
         self.kind = kind
         self.name = name
         super().__init__(f"there is no {kind} {name!r}" + (f": {advice}" if advice else ""))
+
+
+class NotPermitted(StateError):
+    """`by` may not do this; `who` may."""
+
+    def __init__(self, what: str, by: str, who: Sequence[str]) -> None:
+        self.by = by
+        self.who = tuple(who)
+        super().__init__(f"{by!r} may not {what}: {', '.join(who)} may")
+
+
+class ApprovalStale(StateError):
+    """What was approved, under the digest `seen`, is not what is shown now, under `shown`."""
+
+    def __init__(self, step: str, seen: str, shown: str) -> None:
+        self.step = step
+        self.seen = seen
+        self.shown = shown
+        super().__init__(
+            f"what step {step!r} shows is now {shown}, and {seen} was seen: look at it again, then decide"
+        )
 
 
 class NotFinished(StateError):

@@ -15,7 +15,7 @@ from ..tasks.errors import WaitTimeout
 from ..tasks.settings import Settings
 from .aio_verbs import AsyncVerbs
 from .client import POLL, Client, Startable
-from .records import Event, Json, Progress, Run, Step
+from .records import Approval, Event, Json, Progress, Run, Step
 from .states import RunState
 
 
@@ -55,6 +55,26 @@ class AsyncClient(AsyncVerbs):
     async def cancel(self, run: Run | str) -> bool:
         """See `Client.cancel`."""
         return await asyncio.to_thread(self.sync.cancel, run)
+
+    async def signal(self, run: Run | str, name: str, payload: Json = None, *, id: str | None = None) -> bool:  # noqa: A002
+        """See `Client.signal`."""
+        return await asyncio.to_thread(self.sync.signal, run, name, payload, id=id)
+
+    async def approve(
+        self, run: Run | str, step: str, by: str, comment: str = "", *, shown: str | None = None
+    ) -> bool:
+        """See `Client.approve`."""
+        return await asyncio.to_thread(self.sync.approve, run, step, by, comment, shown=shown)
+
+    async def reject(
+        self, run: Run | str, step: str, by: str, comment: str = "", *, shown: str | None = None
+    ) -> bool:
+        """See `Client.reject`."""
+        return await asyncio.to_thread(self.sync.reject, run, step, by, comment, shown=shown)
+
+    async def approvals(self, run: Run | str | None = None, *, limit: int = 100) -> Sequence[Approval]:
+        """See `Client.approvals`."""
+        return await asyncio.to_thread(self.sync.approvals, run, limit=limit)
 
     async def get(self, run: Run | str) -> Run:
         """See `Client.get`."""

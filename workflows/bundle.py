@@ -21,7 +21,7 @@ import structlog
 from ..tasks.errors import CommunicationError, InputError, StateError, StepTimeout
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
-from . import growth, plan, wire
+from . import ending, growth, plan, wire
 from .context import Context
 from .dispatch import Dispatcher
 from .durations import Durations
@@ -215,7 +215,7 @@ class Bundle:
             answer = native(here, step, inputs)
         finally:
             self.current = None
-        if isinstance(answer, Outcome):
+        if answer is None or isinstance(answer, Outcome):
             return answer
         if isinstance(answer, Parked):
             parts.journal.park(self._run, answer)
@@ -293,7 +293,7 @@ class Bundle:
         if completed.free:
             self._parts.dispatcher.publish(self._run, self._workflow, completed.free)
         if completed.closed:
-            self._parts.journal.notify(self._run)
+            ending.announce(self._parts.journal, self._parts.dispatcher, self._run)
 
     def _ahead(self) -> Ahead | None:
         settings = self._parts.settings

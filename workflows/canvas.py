@@ -20,7 +20,7 @@ from celery import group, signature
 from celery.canvas import _chain
 
 from ..tasks.errors import DefinitionError
-from . import graph, plan
+from . import graph, kinds, plan
 from .contract import Contract
 from .plan import PlannedStep
 from .registry import Catalogue
@@ -112,6 +112,12 @@ def _refuse_durable(spec: WorkflowSpec) -> None:
                     workflow=spec.name,
                     step=name,
                 )
+        if step.action in kinds.CONTRACTS:
+            raise DefinitionError(
+                f"{step.action} needs the engine, a Celery canvas cannot wait: start the workflow with Client.start",
+                workflow=spec.name,
+                step=name,
+            )
 
 
 class _Writer:

@@ -21,7 +21,8 @@ from ..tasks.app import app, sender
 from ..tasks.database import Connection, Database
 from ..tasks.errors import ConfigurationError, NotFinished, RunCancelled, RunFailed, WaitTimeout
 from ..tasks.settings import Settings, current
-from . import launch
+from . import ending, launch
+from .answers import Answers
 from .definition import Workflow
 from .dispatch import Dispatcher
 from .durations import Durations
@@ -39,7 +40,7 @@ Joinable = psycopg.Connection[Any] | AlchemyConnection | Session
 POLL = 1.0  # seconds between looks of somebody who waits and hears nothing
 
 
-class Client(Verbs):
+class Client(Verbs, Answers):
     """Starts runs and reads them back.
 
     Use it as a context manager, or call `close`. Settings come from the environment where none are given.
@@ -147,7 +148,7 @@ class Client(Verbs):
         run_id = self.get(run).id
         ended = self._journal.end(run_id, RunState.CANCELLED)
         if ended:
-            self._journal.notify(run_id)
+            ending.announce(self._journal, self._dispatcher, run_id)
         return ended
 
     # --- watch

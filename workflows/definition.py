@@ -29,6 +29,7 @@ from .references import NAME, IndexRef, ItemRef, ParamRef, Ref, StepRef
 from .registry import ActionInfo, Catalogue
 from .spec import Default, StepSpec, WorkflowSpec
 from .validate import OPTIONS, unknown_input, validate
+from .waits import Waits
 
 __all__ = ["Param", "Params", "Workflow"]
 
@@ -63,7 +64,7 @@ class Params:
         return list(self._names)
 
 
-class Workflow:
+class Workflow(Waits):
     """A workflow that is being written."""
 
     def __init__(

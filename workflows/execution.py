@@ -17,12 +17,15 @@ from typing import Any, Protocol
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 
 from ..tasks.errors import (
+    ApprovalRejected,
+    ChildFailed,
     DefinitionError,
     ExecutionError,
     InputError,
     OutputError,
     StepTimeout,
     ValueTooLarge,
+    WaitExpired,
 )
 from ..tasks.redaction import redact
 from ..tasks.retry import Retry
@@ -35,7 +38,23 @@ from .states import StepState
 _TRACE_CHARS = 8000  # of a traceback; the end says more than the beginning
 _MESSAGE_CHARS = 4000
 _HERE = Path(__file__).parent
-_HOPELESS = (InputError, OutputError, DefinitionError, ValueTooLarge)  # the next attempt would fail alike
+_HOPELESS = (
+    InputError,
+    OutputError,
+    DefinitionError,
+    ValueTooLarge,
+    ApprovalRejected,
+)  # the next attempt would fail alike
+
+_SELF_EXPLAINING = (
+    StepTimeout,
+    ValueTooLarge,
+    InputError,
+    OutputError,
+    WaitExpired,
+    ApprovalRejected,
+    ChildFailed,
+)
 
 
 class Bounds(Protocol):
@@ -168,7 +187,7 @@ def describe(error: BaseException, step: str) -> dict[str, Json]:
         frames = "".join(traceback.format_exception(type(error), error, trace))
     except Exception as broken:
         message, frames = f"({type(broken).__name__} in its __str__)", ""
-    if isinstance(error, StepTimeout | ValueTooLarge | InputError | OutputError):
+    if isinstance(error, _SELF_EXPLAINING):
         frames = ""  # the message says it all; the frames would be ours
     return {
         "step": step,

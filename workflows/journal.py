@@ -19,7 +19,7 @@ from ..tasks.queries import load
 from ..tasks.settings import Settings
 from . import wire
 from .plan import PlannedStep
-from .records import Claimed, Completed, Expired, Json, Outcome, Parked, Ready, Run, Signal, Told
+from .records import Claimed, Completed, Ending, Expired, Json, Outcome, Parked, Ready, Run, Signal, Told
 from .states import RUN_ENDS, RunState
 
 SQL = load("trellis.workflows.sql", "journal.sql")
@@ -157,9 +157,10 @@ class Journal:
         """The mean milliseconds of every action that was ever measured."""
         return dict(self._rows("durations"))
 
-    def notify(self, run: str) -> None:
-        """Wake whoever waits for this run."""
-        self._rows("notify", run=run)
+    def notify(self, run: str) -> tuple[str, int] | None:
+        """Wake the clients that wait for this run; answers with the step (run, idx) that it is a child of."""
+        rows = self._rows("notify", run=run)
+        return (str(rows[0][0]), rows[0][1]) if rows and rows[0][0] is not None else None
 
     # --- growth
 
@@ -207,8 +208,13 @@ class Journal:
 
         return self.database.again(once)
 
-    def signal(self, run: str, name: str, key: str, payload: Json, waits_for: str) -> Told:
-        """Keep a signal and wake who waits for it, in one transaction. The same key counts once."""
+    def signal(
+        self, run: str, name: str, key: str, payload: Json, waits_for: str, *, sent: bool = True
+    ) -> Told:
+        """Keep a signal and wake who waits for it, in one transaction. The same key counts once.
+
+        `sent` says that the caller will publish what it woke; else the next tick does.
+        """
 
         def once() -> Told:
             with self.database.transaction() as connection:
@@ -221,14 +227,23 @@ class Journal:
                 text = wire.dumps(payload)
                 new = bool(_ask(connection, "send_signal", run=run, name=name, key=key, payload=text))
                 # Also for one that was told before: its sender may have died before it could announce the step.
-                rows = _ask(connection, "wake", run=run, waits_for=waits_for, by="signal")
+                rows = _ask(connection, "wake", run=run, waits_for=waits_for, by="signal", sent=sent)
                 return Told(RunState(state), workflow, new, [_ready(*row) for row in rows])
 
         return self.database.again(once)
 
     def wake(self, run: str, waits_for: str, by: str) -> list[Ready]:
-        """Wake the steps of a run that wait for something."""
-        return [_ready(*row) for row in self._rows("wake", run=run, waits_for=waits_for, by=by)]
+        """Wake the steps of a run that wait for something; the caller publishes them."""
+        return [_ready(*row) for row in self._rows("wake", run=run, waits_for=waits_for, by=by, sent=True)]
+
+    def take_woken(self, run: str, idx: int) -> dict[tuple[str, str], list[Ready]]:
+        """The step that a child run woke with its end, for publishing, by (run, workflow)."""
+        return _by_run(self._rows("take_woken", run=run, idx=idx))
+
+    def ending(self, connection: Connection, run: str, limit: int) -> Ending:
+        """How a run ended, or its present state; results as JSON, where they are at most `limit` bytes."""
+        state, error, size, results = _ask(connection, "ending", run=run, limit=limit)[0]
+        return Ending(RunState(state), error, size, None if results is None else results.encode())
 
     def take_signal(self, connection: Connection, run: str, name: str, idx: int) -> Signal | None:
         """The oldest signal of a name that no other step has taken, inside a decision."""
@@ -258,7 +273,7 @@ class Journal:
         return Run.from_row(_ask(connection, "read_run", run=run, workflow=workflow, key=key)[0])
 
     def end(self, run: str, state: RunState, error: dict[str, Json] | None = None) -> bool:
-        """End a run and every open step of it; False where it was over already."""
+        """End a run, every open step of it, and its child runs; False where it was over already."""
 
         def once() -> bool:
             with self.database.transaction() as connection:
@@ -269,10 +284,14 @@ class Journal:
     @staticmethod
     def _end(connection: Connection, run: str, state: RunState, error: dict[str, Json] | None) -> bool:
         text = None if error is None else wire.dumps(error)
-        ended = bool(_ask(connection, "end_run", run=run, state=state.value, error=text))
-        if ended:
-            _ask(connection, "stop_steps", run=run)
-        return ended
+        ended = _ask(connection, "end_run", run=run, state=state.value, error=text)
+        if not ended:
+            return False
+        _ask(connection, "stop_steps", run=run)
+        if ended[0][1]:
+            for (child,) in _ask(connection, "open_children", run=run):
+                Journal._end(connection, child, RunState.CANCELLED, None)
+        return True
 
     # --- recovery
 

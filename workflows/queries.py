@@ -15,7 +15,7 @@ from sqlalchemy import Select, func, literal, select, tuple_
 from ..tasks.database import Database
 from ..tasks.errors import NotFound
 from .plan import EXPAND, GATHER
-from .records import DeadLetter, Event, Json, Progress, Run, Step
+from .records import Approval, DeadLetter, Event, Json, Progress, Run, Step
 from .states import STEP_ENDS, RunState, StepState
 from .tables import DeadLetterRow, DefinitionRow, EventRow, RunRow, StepRow
 
@@ -111,6 +111,24 @@ class Queries:
             .order_by(StepRow.idx)
         )
         return {name.removesuffix("[]"): result for name, result in rows}
+
+    def approvals(self, run_id: str | None, step: str | None, limit: int) -> list[Approval]:
+        """Steps that wait for approval: of one run or of all, of one name or of any; the most urgent first."""
+        statement = (
+            select(RunRow.id, RunRow.workflow, StepRow.name, StepRow.wait)
+            .join(RunRow, RunRow.id == StepRow.run_id)
+            .where(StepRow.state == StepState.PARKED.value)
+            .order_by(StepRow.waits_for, StepRow.run_id)
+            .limit(limit)
+        )
+        if step is None:
+            # A range of the index: everything that begins with the prefix (`;` comes after `:`).
+            statement = statement.where(StepRow.waits_for >= "approval:", StepRow.waits_for < "approval;")
+        else:
+            statement = statement.where(StepRow.waits_for == f"approval:{step}")
+        if run_id is not None:
+            statement = statement.where(StepRow.run_id == as_uuid(run_id))
+        return [Approval.from_row(*row) for row in self._all(statement)]
 
     def edges(self, run_id: str) -> list[tuple[int, str, StepState, list[int]]]:
         """Each step with its state and its dependents."""

@@ -113,6 +113,20 @@ class Told(NamedTuple):
     new: bool  # False: the same key was told before, or the run is over
     woken: list[Ready]  # the steps that it woke, to be published
 
+    @property
+    def open(self) -> bool:
+        """Whether the run is not over."""
+        return self.state is not None and self.state not in RUN_ENDS
+
+
+class Ending(NamedTuple):
+    """How a run ended."""
+
+    state: RunState
+    error: dict[str, Json] | None
+    size: int  # bytes of the results
+    results: bytes | None  # a JSON object; None where it has none, or they are too large
+
 
 class Recorded(NamedTuple):
     """A step that was completed together with what it wrote."""
@@ -180,6 +194,39 @@ class Step:
         if self.started_at is None or self.finished_at is None:
             return None
         return max(0.0, (self.finished_at - self.started_at).total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A step that waits for people to approve."""
+
+    run: str
+    workflow: str
+    step: str
+    message: str
+    show: dict[str, Json]  # what they are to look at
+    digest: str  # and its identity, to which a vote is bound
+    who: tuple[str, ...]  # who may; empty: anybody
+    needed: int
+    yes: tuple[str, ...]  # who approved so far
+    until: datetime | None  # when others are asked, or it expires
+
+    @classmethod
+    def from_row(cls, run: Any, workflow: str, step: str, wait: dict[str, Json]) -> Approval:
+        """From what the step noted when it was parked."""
+        until = wait.get("until")
+        return cls(
+            str(run),
+            workflow,
+            step,
+            wait["message"],
+            wait["show"],
+            wait["digest"],
+            tuple(wait["who"]),
+            wait["needed"],
+            tuple(wait["yes"]),
+            None if until is None else datetime.fromisoformat(until),
+        )
 
 
 @dataclass(frozen=True, slots=True)

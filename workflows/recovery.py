@@ -15,6 +15,7 @@ from ..tasks.errors import StepTimeout, WorkerLost
 from ..tasks.logs import get_logger
 from ..tasks.retry import Retry
 from ..tasks.settings import Settings
+from . import ending
 from .dispatch import BROKER_GONE, Dispatcher
 from .engine import Engine
 from .execution import describe, settle
@@ -133,7 +134,7 @@ def _settle(engine: Engine, run: str, workflow: str, steps: list[Expired]) -> No
     completed = engine.journal.complete(run, outcomes, worker=engine.worker)
     engine.dispatcher.publish(run, workflow, completed.free)
     if completed.closed:
-        engine.journal.notify(run)
+        ending.announce(engine.journal, engine.dispatcher, run)
 
 
 def verdict(late: Expired, settings: Settings) -> Outcome:

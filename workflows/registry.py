@@ -60,8 +60,8 @@ class Actions:
         self._infos[info.name] = info
 
     def names(self) -> list[str]:
-        """All names, sorted."""
-        return sorted(self._infos)
+        """The names of the users' actions, sorted; those of the engine's own kinds begin with `trellis.`."""
+        return sorted(name for name in self._infos if not name.startswith("trellis."))
 
     def discard(self, name: str) -> None:
         """Forget an action, if it is there."""

@@ -142,7 +142,7 @@ WITH ended AS (
 ), told AS (
     INSERT INTO event (run_id, kind, detail) SELECT id, 'run.' || %(state)s, %(error)s::jsonb FROM ended
 )
-SELECT id FROM ended
+SELECT id, EXISTS (SELECT FROM run c WHERE c.parent_run = ended.id) FROM ended
 
 -- name: stop_steps
 -- A worker that still holds one of them finds its lease gone. One update a run, the only statement whose cost is the
@@ -221,15 +221,18 @@ RETURNING s.idx
 -- An attempt that ends so does not count. `until` is an absolute moment, else `delay` seconds from now, else never.
 UPDATE step
    SET state = 'parked', attempt = attempt - 1, lease = NULL, lease_until = NULL, sent = false, finished_at = NULL,
-       waits_for = %(waits_for)s, wait = %(wait)s::jsonb,
-       due_at = coalesce(%(until)s::timestamptz, now() + interval '1 second' * %(delay)s::float8, 'infinity')
+       waits_for = %(waits_for)s, due_at = patience.ends,
+       wait = %(wait)s::jsonb
+              || CASE WHEN isfinite(patience.ends) THEN jsonb_build_object('until', patience.ends) ELSE '{}' END
+  FROM (SELECT coalesce(%(until)s::timestamptz, now() + interval '1 second' * %(delay)s::float8, 'infinity')
+               AS ends) patience
  WHERE run_id = %(run)s AND idx = %(idx)s AND lease = %(lease)s
 RETURNING idx
 
 -- name: wake
 -- Wakes the steps of a run that wait for something, because it happened. What they do next is up to their action.
 UPDATE step
-   SET state = 'ready', sent = true, due_at = clock_timestamp(),
+   SET state = 'ready', sent = %(sent)s, due_at = clock_timestamp(),
        wait = coalesce(wait, '{}') || jsonb_build_object('woken', %(by)s::text)
  WHERE state = 'parked' AND waits_for = %(waits_for)s AND run_id = %(run)s
 RETURNING idx, name, action, queue, priority, attempt, failures
@@ -364,7 +367,28 @@ INSERT INTO heartbeat (name, at, detail) VALUES (%(name)s, now(), %(detail)s::js
     ON CONFLICT (name) DO UPDATE SET at = excluded.at, detail = excluded.detail
 
 -- name: notify
-SELECT pg_notify('trellis_run', %(run)s)
+SELECT parent_run, parent_idx, pg_notify('trellis_run', id::text) FROM run WHERE id = %(run)s
+
+-- name: take_woken
+-- Takes one step that the end of a child run has woken, for publishing.
+UPDATE step SET sent = true
+ WHERE run_id = %(run)s AND idx = %(idx)s AND state = 'ready' AND NOT sent
+RETURNING run_id, (SELECT workflow FROM run WHERE id = step.run_id), idx, name, action, queue, priority, attempt, failures
+
+-- name: ending
+-- How a run ended: with the results of its last steps as one JSON object, where that is not over the limit.
+WITH r AS MATERIALIZED (
+    SELECT regexp_replace(name, '\[\]$', '') AS name, result FROM step
+     WHERE run_id = %(run)s AND dependents = '{}' AND state IN ('succeeded', 'failed')
+), size AS MATERIALIZED (
+    SELECT coalesce(sum(octet_length(result::text) + octet_length(name) + 5), 0)::bigint AS bytes FROM r
+)
+SELECT run.state, run.error, bytes, CASE WHEN run.state = 'succeeded' AND bytes <= %(limit)s THEN
+           (SELECT coalesce(jsonb_object_agg(name, result), '{}')::text FROM r) END
+  FROM run, size WHERE run.id = %(run)s
+
+-- name: open_children
+SELECT id FROM run WHERE parent_run = %(run)s AND state IN ('pending', 'running', 'paused') ORDER BY id
 
 -- name: define
 INSERT INTO definition (digest, name, spec) VALUES (%(digest)s, %(name)s, %(spec)s::jsonb)
@@ -377,7 +401,8 @@ INSERT INTO run (id, workflow, definition, key, correlation_id, state, params, s
                  parent_run, parent_idx, origin, origin_kind, deadline_at, tags, tenant, single, gates, hooks, follow)
 VALUES (%(run)s, %(workflow)s, %(definition)s, %(key)s, %(correlation)s, %(state)s, %(params)s::jsonb,
         %(steps)s, %(missing)s, %(parent_run)s, %(parent_idx)s, %(origin)s, %(origin_kind)s,
-        %(deadline_at)s::timestamptz, %(tags)s::text[], %(tenant)s, %(single)s, %(gates)s::text[], %(hooks)s::jsonb,
+        -- A child has no more time than its parent.
+        least(%(deadline_at)s::timestamptz, (SELECT p.deadline_at FROM run p WHERE p.id = %(parent_run)s)), %(tags)s::text[], %(tenant)s, %(single)s, %(gates)s::text[], %(hooks)s::jsonb,
         %(follow)s)
     ON CONFLICT DO NOTHING
 RETURNING id

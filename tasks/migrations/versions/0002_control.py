@@ -79,6 +79,23 @@ STATEMENTS = (
     "CREATE UNIQUE INDEX signal_key ON signal (run_id, name, key)",
     "CREATE INDEX signal_open ON signal (run_id, name, id) WHERE taken_by IS NULL",
     """
+    CREATE FUNCTION trellis_wake_parent() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        UPDATE step
+           SET state = 'ready', sent = false, due_at = clock_timestamp(),
+               wait = coalesce(wait, '{}') || '{"woken": "run"}'
+         WHERE run_id = NEW.parent_run AND idx = NEW.parent_idx AND state = 'parked'
+           AND waits_for = 'run:' || NEW.id;
+        RETURN NULL;
+    END $$
+    """,
+    # A trigger, because a run ends in several statements, and each must wake the parent in its own transaction.
+    # Runs without a parent do not enter it.
+    """
+    CREATE TRIGGER run_wakes_parent AFTER UPDATE OF state ON run FOR EACH ROW
+      WHEN (NEW.parent_run IS NOT NULL AND NEW.state IN ('succeeded', 'failed', 'cancelled'))
+      EXECUTE FUNCTION trellis_wake_parent()
+    """,
+    """
     CREATE TABLE gate (
         name text PRIMARY KEY,
         next_at timestamptz,

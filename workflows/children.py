@@ -1,0 +1,58 @@
+"""Child runs: a whole run as a step of another one.
+
+The law: the child is inserted in the transaction that parks its parent's step, so there is exactly one for each
+attempt. Its end wakes the parent (a trigger, whatever ended it); its results come up as the step's result.
+"""
+
+from __future__ import annotations
+
+import time
+
+from ..tasks.database import Connection
+from ..tasks.errors import ChildFailed, ValueTooLarge
+from . import launch
+from .execution import failed
+from .here import Here
+from .kinds import CONTRACTS
+from .queries import Queries
+from .records import Claimed, Json, Outcome, Parked
+from .states import RunState, StepState
+from .waiting import noted, parked
+
+
+def child(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
+    """Start a run and wait for its end. Its last steps' results, by name, are the step's result."""
+    given = CONTRACTS[step.action].validate(inputs)
+    note = noted(step)
+    if "child" in note:
+        return here.journal.decide(here.run, lambda connection: _ending(here, step, connection, note))
+    workflow = launch.resolve(given["workflow"], Queries(here.journal.database))
+    prepared = launch.prepare(
+        workflow,
+        given.get("params") or {},
+        here.settings,
+        correlation_id=here.correlation_id,
+        columns={"parent_run": here.run, "parent_idx": step.idx},
+    )
+
+    def begin(connection: Connection) -> Outcome | Parked:
+        launch.write(here.journal, connection, prepared, sent=True)
+        return parked(step, f"run:{prepared.run}", {"child": prepared.run, "workflow": prepared.workflow})
+
+    here.journal.decide(here.run, begin)
+    here.dispatcher.publish(prepared.run, prepared.workflow, prepared.ready)
+    return None
+
+
+def _ending(here: Here, step: Claimed, connection: Connection, note: dict[str, Json]) -> Outcome | Parked:
+    began = time.monotonic()
+    run = note["child"]
+    end = here.journal.ending(connection, run, here.settings.value_max_bytes)
+    if end.state is RunState.SUCCEEDED:
+        if end.results is None:
+            error = ValueTooLarge(f"the results of child run {run}", end.size, here.settings.value_max_bytes)
+            return failed(step, error, began)
+        return Outcome(step.idx, step.lease, StepState.SUCCEEDED, end.results, ended=began)
+    if end.state in (RunState.FAILED, RunState.CANCELLED):
+        return failed(step, ChildFailed(run, note["workflow"], end.state, end.error or {}), began)
+    return parked(step, f"run:{run}", {"child": run, "workflow": note["workflow"]})
