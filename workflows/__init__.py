@@ -15,12 +15,20 @@ from .artifacts import Artifact
 from .client import Client
 from .context import Context
 from .definition import Param, Workflow
-from .records import DeadLetter, Event, Progress, Run, Step
+from .records import (
+    Approval,
+    DeadLetter,
+    Event,
+    Progress,
+    Run,
+    Step,
+)
 from .spec import Default
 from .states import RunState, StepState
 
 __all__ = [
     "Action",
+    "Approval",
     "Artifact",
     "AsyncClient",
     "Client",

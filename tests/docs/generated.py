@@ -25,6 +25,7 @@ from trellis.tasks.errors import TrellisError
 from trellis.tasks.settings import PREFIX, Settings
 from trellis.workflows import (
     Action,
+    Approval,
     Artifact,
     AsyncClient,
     Client,
@@ -212,34 +213,20 @@ def _schema_words(field: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 # --- Python
 
-GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
-    "Define": (
-        (action, ()),
-        (Action, ("delay", "apply_async")),
-        (Workflow, (
-            "step", "map", "params", "item", "index", "spec", "validate", "digest", "params_schema", "check_params",
-            "canvas", "from_spec", "from_dict",
-        )),
-        (Param, ()), (Retry, ("delay", "allows")), (Default, ()),
-    ),
-    "In a body": (
-        (Context, ("idempotency_key", "heartbeat", "cancelled", "log", "artifact")),
-        (Artifact, ("open", "read_bytes", "write_bytes", "read_text", "write_text", "exists")),
-    ),
-    "Start and watch": (
-        (Client, (
-            "start", "submit", "cancel", "get", "wait", "result", "list", "steps", "progress", "events", "definition",
-            "ended", "retry", "dead_letters", "dead_letters_of", "discard", "close",
-        )),
-        (AsyncClient, ("start", "cancel", "get", "wait", "result", "list", "steps", "progress", "events",
-                       "retry", "dead_letters", "dead_letters_of", "discard")),
-    ),
-    "What comes back": (
-        (Run, ("finished",)), (Step, ("seconds",)), (Event, ()), (Progress, ()), (DeadLetter, ()),
-        (RunState, ()), (StepState, ()),
-    ),
-}  # fmt: skip
-MODULES = (files.load, files.loads, files.workflow, files.dump, files.schema)
+
+def _methods(thing: type) -> tuple[str, ...]:
+    """What a class and the parts that it is made of offer, in the order in which they are written."""
+    parts = [part for part in thing.__mro__ if part.__module__.startswith("trellis.workflows")]
+    names = [
+        name
+        for part in parts
+        for name, each in vars(part).items()
+        if not name.startswith("_") and (inspect.isfunction(each) or isinstance(each, property | classmethod))
+    ]
+    hidden = INTERNAL.get(thing.__name__, ())
+    return tuple(name for name in dict.fromkeys(names) if name not in hidden)
+
+
 # What the engine uses, and what Celery brings.
 INTERNAL: dict[str, tuple[str, ...]] = {
     "Action": ("run",),
@@ -248,7 +235,38 @@ INTERNAL: dict[str, tuple[str, ...]] = {
     "Run": ("from_row",),
     "Step": ("from_row",),
     "DeadLetter": ("from_row",),
+    "Approval": ("from_row",),
 }
+
+GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
+    "Define": (
+        (action, ()),
+        (Action, ("delay", "apply_async")),
+        (Workflow, ("params", "item", "index", *_methods(Workflow))),
+        (Param, ()),
+        (Retry, ("delay", "allows")),
+        (Default, ()),
+    ),
+    "In a body": (
+        (Context, _methods(Context)),
+        (Artifact, ("open", "read_bytes", "write_bytes", "read_text", "write_text", "exists")),
+    ),
+    "Start and watch": (
+        (Client, _methods(Client)),
+        (AsyncClient, _methods(AsyncClient)),
+    ),
+    "What comes back": (
+        (Run, _methods(Run)),
+        (Step, _methods(Step)),
+        (Event, ()),
+        (Progress, ()),
+        (Approval, ()),
+        (DeadLetter, ()),
+        (RunState, ()),
+        (StepState, ()),
+    ),
+}
+MODULES = (files.load, files.loads, files.workflow, files.dump, files.schema)
 
 
 def api() -> str:
@@ -326,6 +344,8 @@ _SAID = {
     "Step.idx": "its number in the run", "Step.attempt": "claims so far", "Step.failures": "attempts that failed",
     "Step.worker": "host and pid of the last one", "Step.progress": "what `heartbeat` told last",
     "Step.error": "of the last failed attempt, where it did not succeed after that",
+    "Approval.run": "the run's id", "Approval.workflow": "the workflow's name", "Approval.step": "the step's name",
+    "Approval.message": "what they are asked",
     "Progress.total": "steps", "Progress.done": "steps that are over",
 }  # fmt: skip
 

@@ -19,9 +19,11 @@ ARGUMENTS: dict[str, Any] = {
     "worker": "w", "commit": "on", "seconds": 30.0, "timeout": 60.0, "grace": 5.0, "outcomes": "[]", "ahead": "{}",
     "queue": "q", "budget": 50.0, "room": 10, "new_lease": "01a1f80c-cf3a-7686-8674-c566556c6650", "sent": False,
     "age": 1.0, "limit": 100, "progress": ["1"], "count": 3, "first": 4,
+    "waits_for": "signal:x", "wait": "{}", "until": None, "delay": 1.0, "by": "signal",
 }  # fmt: skip
 SINGLE = {"claim": {"lease": ARGUMENTS["new_lease"]}, "take_expired": {"lease": ARGUMENTS["new_lease"]},
-          "widen": {"idx": 1}}  # fmt: skip
+          "widen": {"idx": 1}, "park": {"idx": 1, "lease": ARGUMENTS["new_lease"]}, "take_woken": {"idx": 1},
+          }  # fmt: skip
 LISTS = {"renew": {"run": [ARGUMENTS["run"]], "seconds": [30.0]}}
 
 
@@ -60,6 +62,9 @@ def plan(stack: Stack, name: str) -> str:
         "take_ready",
         "take_expired",
         "suspect",
+        "park",
+        "take_due",
+        "take_woken",
     ],
 )
 @pytest.mark.parametrize("analysed", [False, True], ids=["fresh", "analysed"])
