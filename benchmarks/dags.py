@@ -76,7 +76,7 @@ def workflow_of(name: str, tasks: list[Task]) -> Workflow:
     workflow = Workflow(name, register=False)
     for task in tasks:
         after = [names[parent] for parent in task.parents]
-        workflow.step(names[task.id], work, seconds=task.runtime, after=after)
+        workflow.step(names[task.id], work, seconds=task.runtime, after=after, expect=task.runtime)
     workflow.validate()
     return workflow
 

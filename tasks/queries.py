@@ -7,10 +7,14 @@ refers to it by that name and never assembles SQL from strings.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib import resources
 from types import MappingProxyType
+from typing import Any, NamedTuple
 
 _HEADER = re.compile(r"^-- name: (?P<name>\w+)\s*$", re.MULTILINE)
+
+_PLACEHOLDER = re.compile(rb"%\((\w+)\)s")
 
 
 def load(package: str, file: str) -> MappingProxyType[str, bytes]:
@@ -23,11 +27,29 @@ def load(package: str, file: str) -> MappingProxyType[str, bytes]:
     return MappingProxyType(blocks)
 
 
-def _bare(body: str) -> bytes:
-    """The statement without comments and indentation: they are for readers, not for the wire.
+class Numbered(NamedTuple):
+    """A statement as Postgres takes it, for a psycopg.RawCursor: `$1` for the first of the names."""
 
-    psycopg remembers how to prepare a statement only up to 4,096 bytes; `complete` is longer with them, and
-    working it out again costs 0.2 ms a call.
+    text: bytes
+    names: tuple[str, ...]
+
+    def values(self, arguments: Mapping[str, Any]) -> list[Any]:
+        """The values in the statement's order. Raises KeyError where one is missing."""
+        return [arguments[name] for name in self.names]
+
+
+def numbered(statement: bytes) -> Numbered:
+    """A statement with its `%(name)s` numbered.
+
+    Done once and here: psycopg remembers it only for statements of up to 4,096 bytes, and else takes them apart at
+    each call (0.2 ms for `complete`).
     """
+    names: dict[bytes, int] = {}
+    text = _PLACEHOLDER.sub(lambda found: b"$%d" % names.setdefault(found[1], len(names) + 1), statement)
+    return Numbered(text.replace(b"%%", b"%"), tuple(name.decode() for name in names))
+
+
+def _bare(body: str) -> bytes:
+    """The statement without comments and indentation: they are for readers, not for the wire."""
     lines = (" ".join(line.split("-- ", 1)[0].split()) for line in body.splitlines())
     return "\n".join(line for line in lines if line).encode()

@@ -8,6 +8,7 @@ Options that do not exist are refused where the action is defined.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import sys
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from ..tasks.settings import current
 from . import canvas, registry
 from .context import Context
 from .contract import Contract
-from .dispatch import BUNDLE, unpack
+from .dispatch import BUNDLE, RANKED, unpack
 from .engine import engine
 from .hints import did_you_mean, listed
 from .registry import PLAIN, ActionInfo
@@ -32,7 +33,7 @@ from .registry import PLAIN, ActionInfo
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_OPTIONS = ("name", "retries", "timeout", "queue", "priority", "effects")
+_OPTIONS = ("name", "retries", "timeout", "queue", "priority", "effects", "expect")
 _EFFECTS = ("repeatable", "once")
 
 
@@ -60,7 +61,7 @@ class Action(Task, Generic[P, R]):
         """What a worker does with a message of this action; in a plain process, the function itself."""
         if BUNDLE in kwargs:
             run, packed = kwargs[BUNDLE]
-            engine().run_bundle(self.name, run, unpack(packed))
+            engine().run_bundle(self.name, run, unpack(packed), kwargs.get(RANKED))
             return None
         step = kwargs.get(canvas.STEP)
         retry = Retry.model_validate(step["retry"]) if step and "retry" in step else self.info.retry
@@ -114,6 +115,7 @@ def action(
     queue: str | None = None,
     priority: int = 5,
     effects: Literal["repeatable", "once"] = "repeatable",
+    expect: float | None = None,
 ) -> Callable[[Callable[P, R]], Action[P, R]]: ...
 
 
@@ -126,6 +128,7 @@ def action(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
     queue: the Celery queue; TRELLIS_DEFAULT_QUEUE without it.
     priority: 0 to 9, 9 is the most urgent.
     effects: "once" for bodies that change the outside world: recorded alone, before anything else runs.
+    expect: seconds that one attempt is expected to take, for longest path first; measured without it.
 
     Raises DefinitionError for an unknown option or a value out of range.
     """
@@ -148,6 +151,15 @@ def _module_of(function: Callable[..., Any]) -> str:
         return main.__spec__.name
     file = getattr(main, "__file__", None)
     return Path(file).stem if file else "__main__"
+
+
+def _seconds(name: str, expect: Any) -> float | None:
+    if expect is None:
+        return None
+    number = isinstance(expect, int | float) and not isinstance(expect, bool)
+    if not number or not 0 <= expect < math.inf:
+        raise DefinitionError(f"action {name!r}: expect {expect!r} is not a number of seconds from 0 on")
+    return float(expect)
 
 
 def _define(function: Callable[..., Any], options: dict[str, Any]) -> Action[Any, Any]:
@@ -175,6 +187,7 @@ def _define(function: Callable[..., Any], options: dict[str, Any]) -> Action[Any
         retry=PLAIN if retry == PLAIN else retry,
         timeout=timeout,
         effects=effects,
+        expect=_seconds(name, options.get("expect")),
     )
     registry.actions.add(info)
     task: Action[Any, Any] = app.register_task(Action(info))

@@ -58,18 +58,20 @@ class Parts(Protocol):
 class Bundle:
     """The steps that this thread has claimed of one run."""
 
-    def __init__(self, parts: Parts, action: str, run: str, idx: Sequence[int]) -> None:
+    def __init__(
+        self, parts: Parts, action: str, run: str, idx: Sequence[int], ranked: str | None = None
+    ) -> None:
+        """Claim steps: the named ones, or with `ranked`, a queue, as many of the most urgent ones in it."""
         self._parts = parts
+        self._ranked = ranked
         self._run = run
         self._began = self._flushed = time.monotonic()
         self._lock = threading.Lock()
-        info = parts.actions.get(action)
-        durable = action not in parts.durations.short() or (info is not None and info.effects == "once")
-        claimed, self._workflow, self._correlation = parts.journal.claim(
-            run, idx, parts.worker, durable=durable
+        self._workflow = self._correlation = ""
+        self._todo: deque[Claimed] = deque(
+            self._named(action, idx) if ranked is None else self._urgent(ranked, len(idx))
         )
-        self._todo: deque[Claimed] = deque(claimed)
-        self._queue = claimed[0].queue if claimed else ""
+        self._queue = self._todo[0].queue if self._todo else ""
         self._done: list[Outcome] = []
         self._results: dict[int | str, Json] = {}
         self._raw: dict[int, bytes] = {}  # results of this bundle that nobody has read yet
@@ -107,6 +109,43 @@ class Bundle:
             structlog.contextvars.clear_contextvars()
             self._parts.durations.share()
 
+    # --- claiming
+
+    def _named(self, action: str, idx: Sequence[int]) -> list[Claimed]:
+        parts = self._parts
+        info = parts.actions.get(action)
+        durable = action not in parts.durations.short() or (info is not None and info.effects == "once")
+        claimed, self._workflow, self._correlation = parts.journal.claim(
+            self._run, idx, parts.worker, durable=durable
+        )
+        return claimed
+
+    def _urgent(self, queue: str, room: int) -> list[Claimed]:
+        parts = self._parts
+        found = parts.journal.claim_ranked(
+            self._run,
+            queue,
+            [*NATIVES, *parts.actions.names()],
+            parts.worker,
+            room=room,
+            seconds=parts.settings.bundle_ms / 1000.0,
+        )
+        if found.taken:
+            self._workflow, self._correlation = found.workflow, found.correlation_id
+            parts.dispatcher.publish(self._run, self._workflow, found.left)
+        return found.taken
+
+    def _go_on(self) -> None:
+        """Take the next most urgent step without a message, as run-ahead does with what it frees, and as long."""
+        settings = self._parts.settings
+        queue, ran = self._ranked, (time.monotonic() - self._began) * 1000.0
+        if queue is None or settings.bundle_ms <= 0 or ran >= settings.ahead_ms:
+            return
+        claimed = self._urgent(queue, 1)
+        self._fetch(claimed)
+        with self._lock:
+            self._todo.extend(claimed)
+
     # --- the keeper's side
 
     def relieve(self) -> None:
@@ -127,6 +166,8 @@ class Bundle:
     # --- the parts of the loop
 
     def _next(self) -> Claimed | None:
+        if not self._todo:
+            self._go_on()
         with self._lock:
             return self._todo.popleft() if self._todo else None
 
@@ -283,8 +324,10 @@ class Bundle:
                 self._raw.pop(idx, None)
             if completed.closed:
                 self._todo.clear()  # nothing more of this run should begin
+                self._ranked = None
             self._todo.extend(completed.mine)
         if len(late) == len(outcomes):
+            self._ranked = None
             self.relieve()  # the run may be over, or this process was away: the journal knows what is still ours
         self._announce(completed)
         self._fetch(completed.mine)

@@ -106,7 +106,14 @@ class Client(Verbs, Answers):
         Raises NotFound, DefinitionError, ParameterError, ValueTooLarge, CommunicationError; then nothing was written.
         """
         found = launch.resolve(workflow, self._queries)
-        prepared = launch.prepare(found, params, self.settings, key=key, correlation_id=correlation_id)
+        prepared = launch.prepare(
+            found,
+            params,
+            self.settings,
+            key=key,
+            correlation_id=correlation_id,
+            means=self._durations.mean_ms if connection is not None else self._measured,
+        )
         if connection is not None:
             own = _driver_connection(connection)
             with own.transaction():
@@ -121,9 +128,13 @@ class Client(Verbs, Answers):
 
         run = self.database.again(accept)
         if run.id == prepared.run and dispatcher is not None:
-            self._durations.refresh()
             dispatcher.publish(prepared.run, prepared.workflow, prepared.ready)
         return run
+
+    def _measured(self, action: str) -> float | None:
+        if self._dispatcher is not None:
+            self._durations.refresh()
+        return self._durations.mean_ms(action)
 
     def submit(
         self,

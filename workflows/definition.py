@@ -128,6 +128,7 @@ class Workflow(Waits):
         timeout: float | None = None,
         queue: str | None = None,
         priority: int | None = None,
+        expect: float | None = None,
         on_failure: Literal["fail", "skip"] | Default | None = None,
         **more: Any,
     ) -> StepRef:
@@ -141,6 +142,8 @@ class Workflow(Waits):
         retry: a `Retry`, or the number of attempts; the action's own by default.
         timeout: seconds one attempt may run.
         queue, priority: where the step is sent, and how urgent it is (0 to 9, 9 is the most urgent).
+        expect: seconds it is expected to take: of the steps of a run that are ready at once, the one with the
+            longest path behind it goes first. The action's own by default, else what was measured.
         on_failure: "fail" the run, "skip" the steps behind this one, or go on with a `Default(value)`.
 
         Raises DefinitionError.
@@ -152,6 +155,7 @@ class Workflow(Waits):
             "timeout": timeout,
             "queue": queue,
             "priority": priority,
+            "expect": expect,
             "on_failure": on_failure,
         }
         return self._add(name, action, inputs, more, options, None, OPTIONS)
@@ -171,6 +175,7 @@ class Workflow(Waits):
         timeout: float | None = None,
         queue: str | None = None,
         priority: int | None = None,
+        expect: float | None = None,
         on_failure: Literal["fail", "skip"] | Default | None = None,
         **more: Any,
     ) -> StepRef:
@@ -187,6 +192,7 @@ class Workflow(Waits):
             "timeout": timeout,
             "queue": queue,
             "priority": priority,
+            "expect": expect,
             "on_failure": on_failure,
         }
         mapped = {"over": self._encoded(over, name, "over", False), "concurrency": concurrency}

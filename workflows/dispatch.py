@@ -22,7 +22,10 @@ from ..tasks.settings import Settings
 from .durations import Durations, bundle_size
 from .records import Ready
 
-BUNDLE = "trellis_bundle"  # the one argument of a bundle's message
+BUNDLE = "trellis_bundle"  # the argument of a bundle's message
+RANKED = (
+    "trellis_ranked"  # and the queue, where it is a right to the most urgent steps there instead of to these
+)
 BROKER_GONE = (OperationalError, RedisError, OSError)
 _PIPELINE = 500  # messages in one write to the broker
 
@@ -47,6 +50,29 @@ def unpack(packed: Sequence[int]) -> list[int]:
         for first, count in zip(packed[::2], packed[1::2], strict=True)
         for idx in range(first, first + count)
     ]
+
+
+def parts(ranked: Iterable[Ready], budget_ms: float, limit: int) -> Iterator[list[Ready]]:
+    """Ranked steps in their order, as the messages that announce them: pure.
+
+    Short neighbours share one, as far as their time fits the budget; what is slow or unknown has its own.
+    """
+    part: list[Ready] = []
+    left, most = budget_ms, limit if budget_ms > 0 else 1
+    for step in ranked:
+        ms = budget_ms if step.expect is None else step.expect * 1000.0
+        if part and (ms > left or len(part) >= most):
+            yield part
+            part, left = [], budget_ms
+        part.append(step)
+        left -= ms
+    if part:
+        yield part
+
+
+def _is_ranked(step: Ready) -> bool:
+    """Whether its message is a right to the most urgent step; one that took a worker down is called by its name."""
+    return step.rank is not None and not step.alone
 
 
 class Dispatcher:
@@ -79,9 +105,17 @@ class Dispatcher:
     def _bundles(self, ready: Iterable[Ready]) -> Iterator[list[Ready]]:
         # Highest priority first, since within one queue messages of equal Redis priority are served in order.
         def kind(step: Ready) -> tuple[int, str, str, bool]:
+            if _is_ranked(step):
+                return (-step.priority, step.queue, "", False)
             return (-step.priority, step.queue, step.action, step.alone)
 
-        for (_, _, action, alone), members in groupby(sorted(ready, key=lambda s: (*kind(s), s.idx)), kind):
+        def place(step: Ready) -> tuple[int, str, str, bool, float, int]:
+            return (*kind(step), -(step.rank or 0.0), step.idx)
+
+        for (_, _, action, alone), members in groupby(sorted(ready, key=place), kind):
+            if not action:
+                yield from parts(members, self._settings.bundle_ms, self._settings.bundle_max)
+                continue
             size = 1
             if not alone:
                 mean = self._durations.mean_ms(action)
@@ -93,12 +127,16 @@ class Dispatcher:
     def _send(self, producer: Any, run: str, workflow: str, group: str, bundle: list[Ready]) -> None:
         first = bundle[0]
         shown = first.name if len(bundle) == 1 else f"{first.name} … {bundle[-1].name} ({len(bundle)} steps)"
+        content: dict[str, Any] = {BUNDLE: [run, pack([step.idx for step in bundle])]}
+        if _is_ranked(first):
+            content[RANKED] = first.queue
+            shown += ", or what is more urgent by then"
         amqp = self._app.amqp
         message = amqp.as_task_v2(
             str(uuid4()),
             first.action,
             (),
-            {BUNDLE: [run, pack([step.idx for step in bundle])]},
+            content,
             group_id=group,
             root_id=run,
             ignore_result=True,

@@ -13,11 +13,12 @@ import psycopg
 
 from ..tasks.errors import CommunicationError
 from .journal import Journal
+from .ranks import SHORT_SECONDS
 
 _SHARE_EVERY = 2.0  # seconds between writes of what this process measured
 _READ_EVERY = 10.0  # seconds for which the others' measurements are believed
 _SMOOTHING = 0.05  # weight of the newest measurement
-_SHORT_MS = 20.0  # a mean up to this counts as short
+_SHORT_MS = SHORT_SECONDS * 1000.0  # a mean up to this counts as short
 
 
 class Durations:

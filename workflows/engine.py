@@ -41,10 +41,13 @@ class Engine:
         """This process, as the journal names it."""
         return f"{socket.gethostname()}:{os.getpid()}"
 
-    def run_bundle(self, action: str, run: str, idx: Sequence[int]) -> None:
-        """Run these steps of a run, all of one action, as far as they are ready."""
+    def run_bundle(self, action: str, run: str, idx: Sequence[int], ranked: str | None = None) -> None:
+        """Run these steps of a run, all of one action, as far as they are ready.
+
+        With `ranked`, a queue: as many of the most urgent steps that the run has in it.
+        """
         self.durations.refresh()
-        Bundle(self, action, run, idx).run()
+        Bundle(self, action, run, idx, ranked).run()
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..tasks.database import Connection
 from ..tasks.errors import InputError, ValueTooLarge
-from . import plan
+from . import plan, ranks
 from .here import Here
 from .plan import PlannedStep
 from .records import Claimed, Json, Outcome, Ready, Recorded
@@ -23,7 +23,7 @@ from .states import StepState
 
 def as_ready(step: Claimed) -> Ready:
     """A claimed step as one to publish."""
-    return Ready(step.idx, step.name, step.action, step.queue, step.priority)
+    return Ready(step.idx, step.name, step.action, step.queue, step.priority, step.rank, step.expect, False)
 
 
 class Item(NamedTuple):
@@ -84,6 +84,7 @@ def rows(step: Claimed, inputs: list[Item], first: int, gather: int) -> Iterator
     options = {
         name: mapped[name] for name in ("retry", "timeout", "on_failure") if mapped.get(name) is not None
     }
+    expect, below = mapped.get("expect"), mapped.get("rank")
     refs = tuple(sorted({source for binding in mapped["bindings"] or () for source in _steps(binding)}))
     for index, each in enumerate(inputs):
         follower = (~(first + index + lanes),) if index + lanes < count else ()
@@ -99,6 +100,8 @@ def rows(step: Claimed, inputs: list[Item], first: int, gather: int) -> Iterator
             each.bindings,
             refs,
             options or None,
+            rank=None if below is None else (expect or 0.0) * ranks.lane(count, lanes, index) + below,
+            expect=expect,
         )
 
 
@@ -113,7 +116,7 @@ def expand(here: Here, step: Claimed, inputs: dict[str, Json]) -> Recorded:
         gather = journal.widen(connection, run, step.idx, first, len(each))
         planned = list(rows(step, each, first, gather))
         journal.add(connection, run, planned, sent=True)
-        ready[:] = [Ready(r.idx, r.name, r.action, r.queue, r.priority) for r in planned if not r.missing]
+        ready[:] = [r.ready for r in planned if not r.missing]
 
     began = time.monotonic()
     outcome = Outcome(step.idx, step.lease, StepState.SUCCEEDED, str(len(each)).encode(), ended=began)

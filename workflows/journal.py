@@ -11,18 +11,34 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
+from psycopg import RawCursor
 from psycopg.rows import tuple_row
 
 from ..tasks.database import Connection, Database
 from ..tasks.errors import StateError
-from ..tasks.queries import load
+from ..tasks.queries import load, numbered
 from ..tasks.settings import Settings
 from . import wire
 from .plan import PlannedStep
-from .records import Claimed, Completed, Ending, Expired, Json, Outcome, Parked, Ready, Run, Signal, Told
+from .ranks import SHORT_SECONDS
+from .records import (
+    Claimed,
+    Completed,
+    Ending,
+    Expired,
+    Json,
+    Outcome,
+    Parked,
+    Ready,
+    Run,
+    Signal,
+    Told,
+    Urgent,
+)
 from .states import RUN_ENDS, RunState
 
 SQL = load("trellis.workflows.sql", "journal.sql")
+_NUMBERED = {name: numbered(text) for name, text in SQL.items()}
 
 
 class Ahead(NamedTuple):
@@ -65,9 +81,39 @@ class Journal:
             "claim", run=run, idx=list(idx), lease=lease, worker=worker, commit=commit, **self._limits
         )
         order = {step: place for place, step in enumerate(idx)}
-        claimed = [_claimed(row[:12], lease, row[12]) for row in rows]
+        claimed = [_claimed(row[:12], lease, *row[12:15]) for row in rows]
         claimed.sort(key=lambda step: order[step.idx])
-        return (claimed, rows[0][13], rows[0][14]) if rows else ([], "", "")
+        return (claimed, rows[0][15], rows[0][16]) if rows else ([], "", "")
+
+    def claim_ranked(
+        self, run: str, queue: str, actions: Sequence[str], worker: str, *, room: int, seconds: float
+    ) -> Urgent:
+        """Lease the most urgent ready steps that a run has in a queue, of actions that this process knows.
+
+        One at least, and no more than `room`, nor than are expected to take `seconds`. Those that were looked at and
+        left must be announced again: another process may have passed them over meanwhile.
+        """
+        lease = str(uuid4())
+        always = {"run": run, "lease": lease, "worker": worker, "commit": "on", **self._limits}
+        asked = {"queue": queue, "actions": list(actions), "room": room, "most": seconds, **always}
+        again = False
+
+        def once() -> list[tuple[Any, ...]]:
+            nonlocal again
+            with self.database.connection() as connection:
+                if again:  # the first answer went unheard: its steps are ours, and nobody else runs them
+                    held = [row[0] for row in _ask(connection, "leased", run=run, lease=lease)]
+                    if held:
+                        return [("taken", *row) for row in _ask(connection, "claim", idx=held, **always)]
+                again = True
+                return _ask(connection, "claim_ranked", **asked)
+
+        rows = self.database.again(once)
+        left = [_ready(*row[1:8], *row[14:16]) for row in rows if row[0] == "left"]
+        taken = [row[1:] for row in rows if row[0] == "taken"]
+        claimed = [_claimed(row[:12], lease, *row[12:15]) for row in taken]
+        claimed.sort(key=lambda step: (-step.priority, -(step.rank or 0.0), step.idx))
+        return Urgent(claimed, left, *(taken[0][15:17] if taken else ("", "")))
 
     def complete(
         self,
@@ -89,6 +135,7 @@ class Journal:
             "outcomes": wire.outcomes(outcomes, time.monotonic()),
             "new_lease": lease,
             "worker": worker,
+            "short": SHORT_SECONDS,
             **(ahead or NOTHING_AHEAD)._asdict(),
             **self._limits,
         }
@@ -333,7 +380,8 @@ class Journal:
 
 def _ask(connection: Connection, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
     # A cursor of our own: the connection may be a caller's, with rows of another shape.
-    cursor = connection.cursor(row_factory=tuple_row).execute(SQL[block], arguments)
+    statement = _NUMBERED[block]
+    cursor = RawCursor(connection, row_factory=tuple_row).execute(statement.text, statement.values(arguments))
     return cursor.fetchall() if cursor.description else []
 
 
@@ -341,8 +389,18 @@ class _Stale(Exception):
     """A lease was lost; roll back what was written before it was known."""
 
 
-def _ready(idx: int, name: str, action: str, queue: str, priority: int, attempt: int, failures: int) -> Ready:
-    return Ready(idx, name, action, queue, priority, alone=attempt > failures)
+def _ready(
+    idx: int,
+    name: str,
+    action: str,
+    queue: str,
+    priority: int,
+    attempt: int,
+    failures: int,
+    rank: float | None,
+    expect: float | None,
+) -> Ready:
+    return Ready(idx, name, action, queue, priority, rank, expect, alone=attempt > failures)
 
 
 def _by_run(rows: Iterable[tuple[Any, ...]]) -> dict[tuple[str, str], list[Ready]]:
@@ -352,8 +410,14 @@ def _by_run(rows: Iterable[tuple[Any, ...]]) -> dict[tuple[str, str], list[Ready
     return found
 
 
-def _claimed(columns: Sequence[Any], lease: str, wait: dict[str, Json] | None = None) -> Claimed:
-    return Claimed._make((*columns, lease, wait))
+def _claimed(
+    columns: Sequence[Any],
+    lease: str,
+    wait: dict[str, Json] | None = None,
+    rank: float | None = None,
+    expect: float | None = None,
+) -> Claimed:
+    return Claimed._make((*columns, lease, wait, rank, expect))
 
 
 def _completed(rows: Iterable[tuple[Any, ...]], lease: str) -> Completed:
@@ -362,9 +426,9 @@ def _completed(rows: Iterable[tuple[Any, ...]], lease: str) -> Completed:
         if kind == "won":
             won.append(rest[0])
         elif kind == "mine":
-            mine.append(_claimed(rest, lease))
+            mine.append(_claimed(rest[:12], lease, None, *rest[12:]))
         elif kind == "free":
-            free.append(Ready._make((*rest[:5], False)))
+            free.append(Ready._make((*rest[:5], *rest[12:], False)))
         else:
             closed = True
     return Completed(frozenset(won), mine, free, closed)

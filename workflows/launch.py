@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..tasks.database import Connection
 from ..tasks.errors import DefinitionError, NotFound, ParameterError, ValueTooLarge
 from ..tasks.settings import Settings
-from . import registry, wire
+from . import ranks, registry, wire
 from .contract import unkeepable
 from .definition import Workflow
 from .hints import did_you_mean, listed
@@ -54,7 +54,7 @@ class Prepared(NamedTuple):
     @property
     def ready(self) -> list[Ready]:
         """The steps that may run at once."""
-        return [Ready(s.idx, s.name, s.action, s.queue, s.priority) for s in self.plan.steps if not s.missing]
+        return [step.ready for step in self.plan.steps if not step.missing]
 
 
 def new_id() -> str:
@@ -108,10 +108,12 @@ def prepare(
     correlation_id: str | None = None,
     run: str | None = None,
     columns: Mapping[str, Any] | None = None,
+    means: ranks.Means = ranks.unmeasured,
 ) -> Prepared:
     """Check everything and lay out the rows. Raises DefinitionError, ParameterError, ValueTooLarge.
 
     run: the id to give it; a new one without it. columns: of the run's row, where they are not those of `UNUSED`.
+    means: the measured milliseconds of an action, by which steps are ranked that say nothing themselves.
     """
     spec = workflow.spec
     given = workflow.check_params(params or {})
@@ -123,6 +125,7 @@ def prepare(
                 workflow=spec.name,
             )
     laid = plan(spec, given, registry.actions, settings.default_queue)
+    laid = ranks.ranked(laid, spec, given, registry.actions, means)
     run = run or new_id()
     row = {
         **UNUSED,

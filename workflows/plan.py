@@ -18,6 +18,7 @@ from typing import Any
 from ..tasks.errors import DefinitionError, ParameterError
 from . import collector, expressions, graph
 from .binding import Bindings, bind, filled
+from .records import Ready
 from .references import Hole, Path, Reference, follow, text_of
 from .registry import PLAIN, ActionInfo, Catalogue, unknown_action
 from .spec import Default, StepSpec, WorkflowSpec
@@ -49,6 +50,14 @@ class PlannedStep:
         None  # the limit in front of it: it is parked, not ready, once its parents are done
     )
     fair: str | None = None  # whose turn it is to be, where tenants take turns
+    expect: float | None = None  # seconds that it is expected to take, where it has a rank
+
+    @property
+    def ready(self) -> Ready:
+        """The same as a step to publish."""
+        return Ready(
+            self.idx, self.name, self.action, self.queue, self.priority, self.rank, self.expect, False
+        )
 
 
 @dataclass(frozen=True, slots=True)

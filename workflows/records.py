@@ -23,7 +23,9 @@ class Ready(NamedTuple):
     action: str
     queue: str
     priority: int
-    alone: bool = False  # an earlier attempt took its worker down: it may not take neighbours with it
+    rank: float | None  # seconds of the longest path that begins with it, where that decides its turn
+    expect: float | None  # seconds that it is expected to take, where it has a rank
+    alone: bool  # an earlier attempt took its worker down: it may not take neighbours with it
 
 
 class Claimed(NamedTuple):
@@ -43,6 +45,17 @@ class Claimed(NamedTuple):
     options: dict[str, Json] | None
     lease: str
     wait: dict[str, Json] | None = None  # what it noted when it was parked, and what woke it
+    rank: float | None = None
+    expect: float | None = None
+
+
+class Urgent(NamedTuple):
+    """The most urgent steps of a run in one queue."""
+
+    taken: list[Claimed]  # the most urgent first
+    left: list[Ready]  # looked at and not taken, to be announced again
+    workflow: str
+    correlation_id: str
 
 
 class Parked(NamedTuple):

@@ -29,6 +29,7 @@ class ActionInfo:
     retry: Retry = PLAIN
     timeout: float | None = None
     effects: str = "repeatable"
+    expect: float | None = None  # seconds
 
 
 class Catalogue(Protocol):

@@ -93,6 +93,12 @@ class StepSpec(BaseModel):
         None, description="The queue the step is sent to. The action's without it."
     )
     priority: int | None = Field(None, ge=0, le=9, description="0 to 9, 9 is the most urgent.")
+    expect: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds it is expected to take; the action's, or what was measured, without it.",
+    )
     on_failure: Annotated[
         Literal["fail", "skip"] | Default | None,
         BeforeValidator(_fail, json_schema_input_type=Literal["fail", "skip"] | Default | None),
@@ -127,6 +133,16 @@ class WorkflowSpec(BaseModel):
         description="The steps by name, in any order. Names are letters, digits, _ and -.",
         json_schema_extra={"additionalProperties": False, "minProperties": 1},
     )
+
+    @cached_property
+    def actions(self) -> frozenset[str]:
+        """The names of all actions."""
+        return frozenset(step.action for step in self.steps.values())
+
+    @cached_property
+    def timed(self) -> bool:
+        """Whether a step says how long it is expected to take."""
+        return any(step.expect is not None for step in self.steps.values())
 
     @cached_property
     def _canonical(self) -> bytes:

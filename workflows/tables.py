@@ -172,6 +172,7 @@ class StepRow(Base):
     result: Mapped[Any | None] = mapped_column(JSONB)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     rank: Mapped[float | None] = mapped_column(REAL)  # seconds of the longest path that begins with it
+    expect: Mapped[float | None] = mapped_column(REAL)  # seconds that it is expected to take
     waits_for: Mapped[str | None] = mapped_column(Text)  # what wakes it while it is parked
     wait: Mapped[dict[str, Any] | None] = mapped_column(JSONB)  # what its action must know when it is woken
     fair: Mapped[str | None] = mapped_column(Text)  # the tenant whose turn it is to be

@@ -20,7 +20,7 @@ from .registry import ActionInfo, Catalogue, unknown_action
 from .schemas import Schema, enter, fits, list_of, type_of, types, whole, words
 from .spec import StepSpec, WorkflowSpec
 
-OPTIONS = ("after", "when", "retry", "timeout", "queue", "priority", "on_failure", "inputs")
+OPTIONS = ("after", "when", "retry", "timeout", "queue", "priority", "expect", "on_failure", "inputs")
 
 
 def validate(spec: WorkflowSpec, catalogue: Catalogue, max_bytes: int) -> None:

@@ -14,7 +14,7 @@ from .plan import PlannedStep
 from .records import Outcome
 
 _NULL = "\\N"
-_NOTHING_MORE = f"\t{_NULL}\t{_NULL}\t{_NULL}\n"
+_NOTHING_MORE = f"\t{_NULL}\t{_NULL}\t{_NULL}\t{_NULL}\n"
 _FLAGS = ("false", "true")
 _BLOCK = 64 * 1024  # characters a write: large enough to be cheap, small enough to stay in cache
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
@@ -86,7 +86,9 @@ def copy_rows(run: str, steps: Iterable[PlannedStep], *, sent: bool) -> Iterator
         if step.rank is None and step.waits_for is None and step.fair is None:
             row += _NOTHING_MORE
         else:
-            row += f"\t{_real(step.rank)}\t{_text(step.waits_for)}\t{_text(step.fair)}\n"
+            row += (
+                f"\t{_real(step.rank)}\t{_text(step.waits_for)}\t{_text(step.fair)}\t{_real(step.expect)}\n"
+            )
         parts.append(row)
         size += len(row)
         if size >= _BLOCK:

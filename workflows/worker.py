@@ -24,7 +24,7 @@ from ..tasks.logs import configure
 from ..tasks.settings import current
 from . import events, recovery
 from .client import Client
-from .dispatch import BUNDLE, unpack
+from .dispatch import BUNDLE, RANKED, unpack
 from .engine import engine
 from .limits import Process
 from .natives import NATIVES
@@ -42,7 +42,7 @@ class EngineStep(Task):
     def run(self, **kwargs: Any) -> None:
         """Run a bundle of them."""
         run, packed = kwargs[BUNDLE]
-        engine().run_bundle(self.name, run, unpack(packed))
+        engine().run_bundle(self.name, run, unpack(packed), kwargs.get(RANKED))
 
 
 events.install(app)

@@ -11,6 +11,7 @@ from psycopg import sql
 from stack import Stack
 
 from trellis.tasks.database import PLANNER
+from trellis.tasks.queries import numbered
 from trellis.workflows import Workflow
 from trellis.workflows.journal import SQL
 
@@ -20,8 +21,10 @@ ARGUMENTS: dict[str, Any] = {
     "queue": "q", "budget": 50.0, "room": 10, "new_lease": "01a1f80c-cf3a-7686-8674-c566556c6650", "sent": False,
     "age": 1.0, "limit": 100, "progress": ["1"], "count": 3, "first": 4,
     "waits_for": "signal:x", "wait": "{}", "until": None, "delay": 1.0, "by": "signal",
+    "short": 0.02, "actions": ["noop"], "most": 0.05,
 }  # fmt: skip
-SINGLE = {"claim": {"lease": ARGUMENTS["new_lease"]}, "take_expired": {"lease": ARGUMENTS["new_lease"]},
+SINGLE = {"claim": {"lease": ARGUMENTS["new_lease"]}, "claim_ranked": {"lease": ARGUMENTS["new_lease"]},
+          "leased": {"lease": ARGUMENTS["new_lease"]}, "take_expired": {"lease": ARGUMENTS["new_lease"]},
           "widen": {"idx": 1}, "park": {"idx": 1, "lease": ARGUMENTS["new_lease"]}, "take_woken": {"idx": 1},
           }  # fmt: skip
 LISTS = {"renew": {"run": [ARGUMENTS["run"]], "seconds": [30.0]}}
@@ -30,19 +33,12 @@ LISTS = {"renew": {"run": [ARGUMENTS["run"]], "seconds": [30.0]}}
 def plan(stack: Stack, name: str) -> str:
     """The generic plan of a statement, as the engine's connections make it."""
     values = ARGUMENTS | SINGLE.get(name, {}) | LISTS.get(name, {})
-    names: list[str] = []
-
-    def numbered(found: re.Match[str]) -> str:
-        if found[1] not in names:
-            names.append(found[1])
-        return f"${names.index(found[1]) + 1}"
-
-    text = re.sub(r"%\((\w+)\)s", numbered, SQL[name].decode())
+    text, names = numbered(SQL[name])
     with stack.connect() as connection:
         for option in PLANNER.split("-c ")[1:]:
             setting, value = option.strip().split("=")
             connection.execute(f"SET {setting} = {value}")
-        connection.execute(f"PREPARE it AS {text}".encode())
+        connection.execute(b"PREPARE it AS " + text)
         call = sql.SQL("EXPLAIN EXECUTE it ({})").format(
             sql.SQL(", ").join(sql.Literal(values[n]) for n in names)
         )
@@ -53,6 +49,7 @@ def plan(stack: Stack, name: str) -> str:
     "name",
     [
         "claim",
+        "claim_ranked",
         "complete",
         "results",
         "names",
@@ -87,3 +84,21 @@ def test_steps_are_reached_by_run_and_id(stack: Stack, name: str, analysed: bool
         assert "idx =" in condition, shown
     assert "Seq Scan" not in shown, shown
     assert "Hash Join" not in shown, shown
+
+
+@pytest.mark.parametrize("analysed", [False, True], ids=["fresh", "analysed"])
+def test_the_most_urgent_steps_are_the_first_of_their_index(stack: Stack, analysed: bool) -> None:
+    """A claim of ranked steps reads as many entries as it takes, and sorts nothing but those."""
+    wf = Workflow("planned", register=False)
+    for at in range(2000):
+        wf.step(f"s{at}", steps.noop, expect=1.0 + at)
+    stack.client.start(wf)
+    if analysed:
+        stack.rows("ANALYZE")
+    shown = plan(stack, "claim_ranked")
+    found = re.search(
+        r"LockRows.*\n\s*->\s*Index Scan using step_ranked on step .*\n\s*Index Cond: (.*)", shown
+    )
+    assert found, shown
+    assert "run_id =" in found[1], shown
+    assert "queue =" in found[1], shown

@@ -35,11 +35,11 @@ WITH fatal AS MATERIALIZED (
            progress = NULL, result = NULL, error = NULL, wait = NULL
       FROM again a LEFT JOIN need n ON n.idx = a.idx
      WHERE s.run_id = %(run)s AND s.idx = a.idx
-    RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.state, s.dependents
+    RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.rank, s.expect, s.state, s.dependents
 )
-SELECT idx, name, action, queue, priority, NULL::int, NULL::int FROM opened WHERE state = 'ready'
+SELECT idx, name, action, queue, priority, rank, expect, NULL::int, NULL::int FROM opened WHERE state = 'ready'
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, NULL, count(*)::int, (count(*) FILTER (WHERE dependents = '{}'))::int FROM opened
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, count(*)::int, (count(*) FILTER (WHERE dependents = '{}'))::int FROM opened
 
 -- name: reopen_run
 -- The deadline moves on by the time that has passed since the run was accepted.

@@ -38,7 +38,54 @@ UPDATE step s
    AND (s.state || '' = 'ready' AND (s.sent OR s.due_at <= clock_timestamp())
         AND (s.attempt = s.failures OR cardinality(%(idx)s::int[]) = 1) OR s.lease = %(lease)s)
 RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
-          s.inputs, s.bindings, s.refs, s.options, s.wait, r.workflow, r.correlation_id
+          s.inputs, s.bindings, s.refs, s.options, s.wait, s.rank, s.expect, r.workflow, r.correlation_id
+
+-- name: claim_ranked
+-- Takes the most urgent ready steps that a run has in a queue, whatever the message names: a queue in Redis serves in
+-- the order of sending, so the step with the longest path would wait behind all that were ready before it. A
+-- message of ranked steps is therefore no more than the right to as many of them.
+-- Only announced steps (`sent`): one that waits for its time has no message yet, and would leave another without.
+-- As many as are expected to take no longer than `most` seconds; those that were locked and left come back as `left`,
+-- since a claim at the same moment has passed them over. What it does to a step is what `claim` does (a test compares).
+WITH quick AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', %(commit)s, true) AS done
+), top AS MATERIALIZED (
+    SELECT run_id, idx, name, action, queue, priority, attempt, failures, rank, expect
+      FROM step
+     WHERE run_id = %(run)s AND queue = %(queue)s AND state = 'ready' AND rank IS NOT NULL
+       AND sent AND attempt = failures AND action = ANY(%(actions)s::text[])
+     ORDER BY priority DESC, rank DESC, idx LIMIT %(room)s
+     FOR NO KEY UPDATE SKIP LOCKED
+), summed AS (
+    SELECT run_id, idx, row_number() OVER upto = 1 OR sum(coalesce(expect, %(most)s)) OVER upto <= %(most)s AS wanted
+      FROM top
+    WINDOW upto AS (ORDER BY priority DESC, rank DESC, idx ROWS UNBOUNDED PRECEDING)
+), o AS MATERIALIZED (
+    SELECT run_id, idx FROM summed WHERE wanted
+), begun AS (
+    UPDATE run SET state = 'running', started_at = clock_timestamp()
+     WHERE id = %(run)s AND state = 'pending' AND EXISTS (SELECT FROM o)
+), taken AS (
+UPDATE step s
+   SET state = 'running', attempt = s.attempt + (s.lease IS NULL)::int, lease = %(lease)s, worker = %(worker)s,
+       started_at = clock_timestamp(), finished_at = NULL, progress = NULL, suspect = false,
+       lease_until = clock_timestamp() + interval '1 second'
+                     * least(%(seconds)s, coalesce((s.options->>'timeout')::float8, %(timeout)s) + %(grace)s)
+  FROM o, quick, run r
+ WHERE quick.done IS NOT NULL AND r.id = %(run)s AND r.state IN ('pending', 'running') AND s.run_id = o.run_id AND s.idx = o.idx
+RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
+          s.inputs, s.bindings, s.refs, s.options, s.wait, s.rank, s.expect, r.workflow, r.correlation_id
+)
+SELECT 'taken' AS kind, taken.* FROM taken
+UNION ALL
+SELECT 'left', idx, name, action, queue, priority, attempt, failures, NULL, NULL, NULL, NULL, NULL, NULL, rank, expect,
+       NULL, NULL
+  FROM top
+ WHERE idx NOT IN (SELECT idx FROM o) AND EXISTS (SELECT FROM taken)
+
+-- name: leased
+-- The steps of a run under a lease: asked once a commit of `claim_ranked` went unheard, when nobody knows what it took.
+SELECT idx FROM step WHERE run_id = %(run)s AND state || '' = 'running' AND lease = %(lease)s
 
 -- name: complete
 -- Records outcomes and frees children, all of it or none. In order:
@@ -76,14 +123,17 @@ WITH o AS MATERIALIZED (
       FROM won, unnest(won.dependents) AS d
      WHERE won.state <> 'ready' GROUP BY 1, 2
 ), locked AS MATERIALIZED (
-    SELECT s.run_id, s.idx, s.missing, s.blocked AS was_blocked, s.action, s.queue, s.priority, need.n, need.blocked
+    SELECT s.run_id, s.idx, s.missing, s.blocked AS was_blocked, s.action, s.queue, s.priority, s.rank, s.expect,
+           need.n, need.blocked
       FROM need JOIN step s ON s.run_id = need.run_id AND s.idx = need.idx
      WHERE s.state = 'waiting'
      ORDER BY s.idx FOR NO KEY UPDATE OF s
 ), counted AS (
-    SELECT locked.run_id, locked.idx, locked.n, locked.blocked, locked.priority, locked.missing = locked.n AS free,
+    SELECT locked.run_id, locked.idx, locked.n, locked.blocked, locked.priority, locked.rank,
+           locked.missing = locked.n AS free,
            CASE WHEN locked.missing <> locked.n THEN NULL
                 WHEN locked.was_blocked + locked.blocked > 0 THEN 0.0
+                WHEN locked.expect > %(short)s THEN NULL
                 WHEN locked.queue = %(queue)s THEN (%(ahead)s::jsonb ->> locked.action)::float8 END AS cost
       FROM locked
 ), ranked AS (
@@ -91,7 +141,7 @@ WITH o AS MATERIALIZED (
            cost IS NOT NULL AND coalesce(sum(cost) OVER before, 0.0) < %(budget)s
            AND count(*) OVER before < %(room)s AS mine
       FROM counted
-    WINDOW before AS (PARTITION BY cost IS NULL ORDER BY priority DESC, idx
+    WINDOW before AS (PARTITION BY cost IS NULL ORDER BY priority DESC, rank DESC NULLS LAST, idx
                       ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ), moved AS (
     UPDATE step s
@@ -109,6 +159,7 @@ WITH o AS MATERIALIZED (
     RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
               CASE WHEN k.mine THEN s.inputs END AS inputs, CASE WHEN k.mine THEN s.bindings END AS bindings,
               CASE WHEN k.mine THEN s.refs END AS refs, CASE WHEN k.mine THEN s.options END AS options,
+              s.rank, s.expect,
               CASE WHEN k.mine THEN 'mine' WHEN k.free THEN 'free' END AS kind
 ), fin AS (
     UPDATE run r
@@ -122,14 +173,15 @@ WITH o AS MATERIALIZED (
 )
 SELECT 'won' AS kind, idx, name, NULL AS action, NULL AS queue, NULL::int AS priority, NULL::int AS attempt,
        NULL::int AS failures, NULL::int AS blocked, NULL::jsonb AS inputs, NULL::jsonb AS bindings,
-       NULL::int[] AS refs, NULL::jsonb AS options
+       NULL::int[] AS refs, NULL::jsonb AS options, NULL::real AS rank, NULL::real AS expect
   FROM won
 UNION ALL
-SELECT kind, idx, name, action, queue, priority, attempt, failures, blocked, inputs, bindings, refs, options
+SELECT kind, idx, name, action, queue, priority, attempt, failures, blocked, inputs, bindings, refs, options,
+       rank, expect
   FROM moved
  WHERE kind IS NOT NULL
 UNION ALL
-SELECT 'closed', 0, state, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT 'closed', 0, state, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
   FROM fin WHERE state = 'succeeded'
 
 -- name: end_run
@@ -235,7 +287,7 @@ UPDATE step
    SET state = 'ready', sent = %(sent)s, due_at = clock_timestamp(),
        wait = coalesce(wait, '{}') || jsonb_build_object('woken', %(by)s::text)
  WHERE state = 'parked' AND waits_for = %(waits_for)s AND run_id = %(run)s
-RETURNING idx, name, action, queue, priority, attempt, failures
+RETURNING idx, name, action, queue, priority, attempt, failures, rank, expect
 
 -- name: take_due
 -- Wakes parked steps whose time has come. Those without a timer stand in no index that this reads.
@@ -249,7 +301,8 @@ UPDATE step s SET state = 'ready', sent = true, due_at = clock_timestamp(),
        wait = coalesce(wait, '{}') || '{"woken": "time"}'
   FROM due
  WHERE s.run_id = due.run_id AND s.idx = due.idx
-RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures
+RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt,
+          s.failures, s.rank, s.expect
 
 -- name: lock_run
 -- Whoever tells a run something, and a step that is about to wait for it, take turns.
@@ -311,7 +364,8 @@ WITH due AS (
 UPDATE step s SET sent = true, due_at = clock_timestamp()
   FROM due
  WHERE s.run_id = due.run_id AND s.idx = due.idx
-RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures
+RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt,
+          s.failures, s.rank, s.expect
 
 -- name: suspect
 -- A lease runs out twice. The first time its worker is only suspected, and has as long again to renew it: after an
@@ -373,7 +427,8 @@ SELECT parent_run, parent_idx, pg_notify('trellis_run', id::text) FROM run WHERE
 -- Takes one step that the end of a child run has woken, for publishing.
 UPDATE step SET sent = true
  WHERE run_id = %(run)s AND idx = %(idx)s AND state = 'ready' AND NOT sent
-RETURNING run_id, (SELECT workflow FROM run WHERE id = step.run_id), idx, name, action, queue, priority, attempt, failures
+RETURNING run_id, (SELECT workflow FROM run WHERE id = step.run_id), idx, name, action, queue, priority, attempt,
+          failures, rank, expect
 
 -- name: ending
 -- How a run ended: with the results of its last steps as one JSON object, where that is not over the limit.
@@ -419,4 +474,4 @@ SELECT id, workflow, state, key, params, correlation_id, definition, steps, erro
 
 -- name: copy_steps
 COPY step (run_id, idx, name, action, queue, priority, state, missing, sent, dependents, refs, inputs,
-           bindings, options, rank, waits_for, fair) FROM STDIN
+           bindings, options, rank, waits_for, fair, expect) FROM STDIN

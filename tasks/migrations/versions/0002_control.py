@@ -50,6 +50,7 @@ STATEMENTS = (
     """
     ALTER TABLE step
         ADD COLUMN rank real,
+        ADD COLUMN expect real,
         ADD COLUMN waits_for text,
         ADD COLUMN wait jsonb,
         ADD COLUMN fair text,
