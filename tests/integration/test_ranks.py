@@ -84,6 +84,7 @@ def test_the_users_priority_comes_before_the_rank(one_a_message: Stack) -> None:
 
 def test_a_worker_goes_on_with_the_most_urgent_step_while_its_time_lasts(stack: Stack) -> None:
     """As run-ahead does: one message, no other for the steps that follow."""
+    stack.engine.settings = stack.with_settings(ahead_ms=60_000.0)
     run = accepted(stack, 1.0, 4.0, 2.0, 3.0)
     right(stack, run)
     assert order(stack) == ["s1", "s3", "s2", "s0"]
