@@ -42,3 +42,7 @@ class AsyncVerbs:
     async def discard(self, run: Run | str, step: str | None = None) -> int:
         """See `Client.discard`."""
         return await asyncio.to_thread(self.sync.discard, run, step)
+
+    async def linked(self, run: Run | str, kind: str | None = None) -> Sequence[Run]:
+        """See `Client.linked`."""
+        return await asyncio.to_thread(self.sync.linked, run, kind)

@@ -103,6 +103,14 @@ def _branch(name: str, below: Mapping[str, list[str]]) -> Branch:
 
 
 def _refuse_durable(spec: WorkflowSpec) -> None:
+    for option, undo in (("on_failure", spec.on_failure), ("on_cancel", spec.on_cancel)):
+        for name in undo:
+            raise DefinitionError(
+                f"{option} steps need the engine, a Celery canvas has nothing like them: start the workflow with "
+                "Client.start, or leave them out",
+                workflow=spec.name,
+                step=name,
+            )
     for name, step in spec.steps.items():
         for option, value in (("map", step.map), ("when", step.when), ("on_failure", step.on_failure)):
             if value is not None:

@@ -27,7 +27,8 @@ from .parameters import Param
 from .parsing import spec_of
 from .references import NAME, IndexRef, ItemRef, ParamRef, Ref, StepRef
 from .registry import ActionInfo, Catalogue
-from .spec import Default, StepSpec, WorkflowSpec
+from .sagas import UNDO_OPTIONS, Sagas
+from .spec import Default, StepSpec, UndoSpec, WorkflowSpec
 from .validate import OPTIONS, unknown_input, validate
 from .waits import Waits
 
@@ -64,7 +65,7 @@ class Params:
         return list(self._names)
 
 
-class Workflow(Waits):
+class Workflow(Waits, Sagas):
     """A workflow that is being written."""
 
     def __init__(
@@ -85,6 +86,7 @@ class Workflow(Waits):
         self._head = _built(WorkflowSpec, {"name": name, "description": description, "steps": {}}, name, None)
         self._params = {each: _param_schema(name, each, kind) for each, kind in (params or {}).items()}
         self._steps: dict[str, StepSpec] = {}
+        self._undo: dict[str, dict[str, UndoSpec]] = {"on_failure": {}, "on_cancel": {}}
         self._spec: WorkflowSpec | None = None
         self._catalogue = catalogue
         self.name = name
@@ -105,6 +107,7 @@ class Workflow(Waits):
         workflow = cls(spec.name, description=spec.description, register=register, catalogue=catalogue)
         workflow._params = dict(spec.params)
         workflow._steps = dict(spec.steps)
+        workflow._undo = {"on_failure": dict(spec.on_failure), "on_cancel": dict(spec.on_cancel)}
         workflow.params = Params(workflow, workflow._params)
         return workflow
 
@@ -209,6 +212,53 @@ class Workflow(Waits):
         allowed: tuple[str, ...],
     ) -> StepRef:
         self._check_name(name)
+        content = self._content(name, action, inputs, more, mapped is not None, allowed)
+        after = options.pop("after")
+        if isinstance(after, Ref) or after:  # a reference has no truth
+            content["after"] = self._after(after, name)
+        content.update({key: value for key, value in options.items() if value is not None})
+        if options["when"] is not None:
+            self._check_when(options["when"], name)
+        if mapped is not None:
+            content["map"] = mapped
+        self._steps[name] = _built(StepSpec, content, self.name, name)
+        self._spec, self._settled = None, not self._registered
+        return StepRef(self, "steps", name)
+
+    def _add_undo(
+        self,
+        option: str,
+        name: str,
+        action: Any,
+        of: StepRef | str | None,
+        inputs: Mapping[str, Any] | None,
+        more: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> None:
+        self._check_name(name)
+        if name in self._undo[option]:
+            raise DefinitionError(
+                f"{option} has two steps of this name: give one of them another",
+                workflow=self.name,
+                step=name,
+            )
+        content = self._content(name, action, inputs, more, False, UNDO_OPTIONS)
+        if of is not None:
+            content["of"] = self._after(of, name)[0]
+        content.update({key: value for key, value in options.items() if value is not None})
+        self._undo[option][name] = _built(UndoSpec, content, self.name, name)
+        self._spec, self._settled = None, not self._registered
+
+    def _content(
+        self,
+        name: str,
+        action: Any,
+        inputs: Mapping[str, Any] | None,
+        more: Mapping[str, Any],
+        mapped: bool,
+        allowed: tuple[str, ...],
+    ) -> dict[str, Any]:
+        """Action and inputs of a step in the notation of definitions."""
         action_name, info = self._action(name, action)
         given: dict[str, Any] = {**inputs, **more} if inputs else dict(more)
         if (
@@ -227,20 +277,8 @@ class Workflow(Waits):
                     workflow=self.name,
                     step=name,
                 )
-            content["inputs"] = {
-                key: self._encoded(value, name, key, mapped is not None) for key, value in given.items()
-            }
-        after = options.pop("after")
-        if isinstance(after, Ref) or after:  # a reference has no truth
-            content["after"] = self._after(after, name)
-        content.update({key: value for key, value in options.items() if value is not None})
-        if options["when"] is not None:
-            self._check_when(options["when"], name)
-        if mapped is not None:
-            content["map"] = mapped
-        self._steps[name] = _built(StepSpec, content, self.name, name)
-        self._spec, self._settled = None, not self._registered
-        return StepRef(self, "steps", name)
+            content["inputs"] = {key: self._encoded(value, name, key, mapped) for key, value in given.items()}
+        return content
 
     def _check_name(self, name: str) -> None:
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
@@ -303,7 +341,12 @@ class Workflow(Waits):
             return
         spec = _built(
             WorkflowSpec,
-            {**self._head.model_dump(exclude={"steps"}), "params": self._params, "steps": dict(self._steps)},
+            {
+                **self._head.model_dump(exclude={"steps"}),
+                "params": self._params,
+                "steps": dict(self._steps),
+                **self._undo,
+            },
             self.name,
             None,
         )

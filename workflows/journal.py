@@ -204,10 +204,16 @@ class Journal:
         """The mean milliseconds of every action that was ever measured."""
         return dict(self._rows("durations"))
 
-    def notify(self, run: str) -> tuple[str, int] | None:
-        """Wake the clients that wait for this run; answers with the step (run, idx) that it is a child of."""
+    def notify(self, run: str) -> tuple[tuple[str, int] | None, bool]:
+        """Wake the clients that wait for this run.
+
+        Answers with the step (run, idx) that it is a child of, and whether something follows its end.
+        """
         rows = self._rows("notify", run=run)
-        return (str(rows[0][0]), rows[0][1]) if rows and rows[0][0] is not None else None
+        if not rows:
+            return None, False
+        parent, idx, follow, _ = rows[0]
+        return None if parent is None else (str(parent), idx), follow
 
     # --- growth
 

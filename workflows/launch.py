@@ -112,8 +112,9 @@ def prepare(
 ) -> Prepared:
     """Check everything and lay out the rows. Raises DefinitionError, ParameterError, ValueTooLarge.
 
-    run: the id to give it; a new one without it. columns: of the run's row, where they are not those of `UNUSED`.
     means: the measured milliseconds of an action, by which steps are ranked that say nothing themselves.
+    run: the id to give it; a new one without it. columns: of the run's row, where they are not those of `UNUSED`;
+    what follows its end (`hooks`, see following.py) as a mapping.
     """
     spec = workflow.spec
     given = workflow.check_params(params or {})
@@ -138,6 +139,8 @@ def prepare(
         "missing": laid.sinks,
         **(columns or {}),
     }
+    hooks = {**(row["hooks"] or {}), **({"compensation": laid.undo} if laid.undo else {})}
+    row |= {"hooks": wire.dumps(hooks) if hooks else None, "follow": bool(hooks)}
     return Prepared(run, spec.name, (spec.digest(), spec.name, spec.canonical()), row, laid)
 
 

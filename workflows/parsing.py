@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from ..tasks.errors import DefinitionError
 from ..tasks.retry import Retry
 from .hints import choices
-from .spec import Default, MapSpec, StepSpec, WorkflowSpec
+from .spec import Default, MapSpec, StepSpec, UndoSpec, WorkflowSpec
 
 Place = tuple[int | str, ...]
 
@@ -92,7 +92,7 @@ def _sentence(problem: Any, place: Place) -> str:
         return "is missing"
     if kind == "string_pattern_mismatch":
         return f"{problem['input']!r} is not a name: letters, digits, _ and -, beginning with a letter or _"
-    if place and place[-1] == "on_failure":
+    if len(place) > 1 and place[-1] == "on_failure":
         return f"is 'fail', 'skip' or {{default: …}}, not {problem['input']!r}"
     message = str(problem["msg"])
     shown = repr(problem["input"])
@@ -105,4 +105,6 @@ def _siblings(place: Place) -> list[str]:
         model = _FIELDS.get(str(place[2]), StepSpec)
     elif len(place) == 3 and place[0] == "steps":
         model = StepSpec
+    elif len(place) == 3 and place[0] in ("on_failure", "on_cancel"):
+        model = UndoSpec
     return list(model.model_fields)

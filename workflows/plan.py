@@ -21,7 +21,7 @@ from .binding import Bindings, bind, filled
 from .records import Ready
 from .references import Hole, Path, Reference, follow, text_of
 from .registry import PLAIN, ActionInfo, Catalogue, unknown_action
-from .spec import Default, StepSpec, WorkflowSpec
+from .spec import Default, StepSpec, UndoSpec, WorkflowSpec
 
 __all__ = ["EXPAND", "GATHER", "GATHER_SUFFIX", "Plan", "PlannedStep", "bind", "plan"]
 
@@ -66,6 +66,9 @@ class Plan:
 
     steps: list[PlannedStep]
     sinks: int
+    undo: dict[
+        str, list[dict[str, Any]]
+    ]  # the state in which a run ends → the steps that then follow, as rows
 
 
 def plan(spec: WorkflowSpec, params: Mapping[str, Any], catalogue: Catalogue, default_queue: str) -> Plan:
@@ -97,7 +100,10 @@ def _plan(spec: WorkflowSpec, params: Mapping[str, Any], catalogue: Catalogue, d
             rows.append(builder.row(first[name], name, step, len(parents[name]), below))
         else:
             rows.extend(builder.map_rows(first[name], name, step, len(parents[name]), below))
-    return Plan(rows, sum(1 for row in rows if not row.dependents))
+    undo = {"failed": builder.undo(spec.on_failure), "cancelled": builder.undo(spec.on_cancel)}
+    return Plan(
+        rows, sum(1 for row in rows if not row.dependents), {end: each for end, each in undo.items() if each}
+    )
 
 
 class _Builder:
@@ -195,6 +201,26 @@ class _Builder:
             None,
         )
         return expand, gather
+
+    def undo(self, steps: Mapping[str, UndoSpec]) -> list[dict[str, Any]]:
+        """Steps that may follow the end of the run: planned now, so that they need no definition then."""
+        found = []
+        for name, each in steps.items():
+            row = self.row(0, name, each.step, 0, ())
+            found.append(
+                {
+                    "of": None if each.of is None else self.rows[each.of],
+                    "name": name,
+                    "action": row.action,
+                    "queue": row.queue,
+                    "priority": row.priority,
+                    "inputs": row.inputs,
+                    "bindings": row.bindings,
+                    "refs": list(row.refs),
+                    "options": row.options,
+                }
+            )
+        return found
 
     def template(
         self, value: dict[str, Any], holes: tuple[tuple[Path, Hole], ...], needed: set[int]

@@ -22,6 +22,7 @@ from .tables import DeadLetterRow, DefinitionRow, EventRow, RunRow, StepRow
 _RUN = (
     RunRow.id, RunRow.workflow, RunRow.state, RunRow.key, RunRow.params, RunRow.correlation_id, RunRow.definition,
     RunRow.steps, RunRow.error, RunRow.created_at, RunRow.started_at, RunRow.finished_at,
+    RunRow.tags, RunRow.origin, RunRow.origin_kind,
 )  # fmt: skip
 _STEP = (
     StepRow.idx, StepRow.name, StepRow.action, StepRow.queue, StepRow.priority, StepRow.state, StepRow.attempt,
@@ -161,6 +162,13 @@ class Queries:
         for at, kind, idx, attempt, detail in rows:
             found.append(Event(at, kind, None if idx is None else names.get(idx), attempt, detail))
         return sorted(found, key=lambda event: event.at)
+
+    def linked(self, run_id: str, kind: str | None) -> list[Run]:
+        """The runs whose origin a run is, the oldest first."""
+        statement = select(*_RUN).where(RunRow.origin == as_uuid(run_id)).order_by(RunRow.id)
+        if kind is not None:
+            statement = statement.where(RunRow.origin_kind == kind)
+        return [Run.from_row(row) for row in self._all(statement)]
 
     def dead_letters(
         self, workflow: str | None, since: datetime | timedelta | None, before: DeadLetter | None, limit: int

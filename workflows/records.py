@@ -141,6 +141,18 @@ class Ending(NamedTuple):
     results: bytes | None  # a JSON object; None where it has none, or they are too large
 
 
+class Ended(NamedTuple):
+    """A run that is over, for those who act on its end."""
+
+    run: str
+    workflow: str
+    state: RunState
+    params: dict[str, Json]
+    error: dict[str, Json] | None
+    hooks: dict[str, Json]  # what is to follow its end (following.py)
+    correlation_id: str
+
+
 class Recorded(NamedTuple):
     """A step that was completed together with what it wrote."""
 
@@ -164,12 +176,16 @@ class Run:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    tags: tuple[str, ...] = ()
+    origin: str | None = None  # the run that this one repeats or undoes
+    origin_kind: str | None = None  # "rerun" or "compensation"
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Run:
         """From the columns in the order of the fields."""
-        run_id, workflow, state, *rest = row
-        return cls(str(run_id), workflow, RunState(state), *rest)
+        run_id, workflow, state, *rest, tags, origin, kind = row
+        found = None if origin is None else str(origin)
+        return cls(str(run_id), workflow, RunState(state), *rest, tuple(tags), found, kind)
 
     @property
     def finished(self) -> bool:

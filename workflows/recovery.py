@@ -15,7 +15,7 @@ from ..tasks.errors import StepTimeout, WorkerLost
 from ..tasks.logs import get_logger
 from ..tasks.retry import Retry
 from ..tasks.settings import Settings
-from . import ending
+from . import ending, following
 from .dispatch import BROKER_GONE, Dispatcher
 from .engine import Engine
 from .execution import describe, settle
@@ -166,4 +166,5 @@ CHORES: dict[str, Callable[[Engine], int]] = {
     "woken": _woken,
     "published": _publish,
     "expired": _expired,
+    "followed": lambda engine: following.follow_all(engine.journal, engine.dispatcher),
 }

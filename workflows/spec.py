@@ -115,6 +115,48 @@ class StepSpec(BaseModel):
         return tuple(holes(self.inputs)) if self.inputs else ()
 
 
+class UndoSpec(BaseModel):
+    """A step of compensation: it runs after a run has failed, or was cancelled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    action: Annotated[str, StringConstraints(min_length=1, max_length=400)] = Field(
+        description="The action's name."
+    )
+    of: Name | None = Field(
+        None,
+        description="The step that it undoes: it runs only if that one succeeded, the latest first. Without it, "
+        "it runs in any case, after those that have one.",
+    )
+    inputs: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="The action's inputs: literals, and references to params and to results of finished steps.",
+    )
+    retry: Annotated[
+        Retry | None,
+        BeforeValidator(_retry, json_schema_input_type=Retry | Annotated[int, Field(ge=1)] | None),
+    ] = Field(None, description="The retry policy; a number is the attempts. The action's own without it.")
+    timeout: float | None = Field(
+        None, gt=0, description="Seconds one attempt may run. The action's without it."
+    )
+    queue: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        None, description="The queue the step is sent to. The action's without it."
+    )
+    priority: int | None = Field(None, ge=0, le=9, description="0 to 9, 9 is the most urgent.")
+
+    @cached_property
+    def step(self) -> StepSpec:
+        """The same as a step: what is checked and planned."""
+        return StepSpec(
+            action=self.action,
+            inputs=self.inputs,
+            retry=self.retry,
+            timeout=self.timeout,
+            queue=self.queue,
+            priority=self.priority,
+        )
+
+
 class WorkflowSpec(BaseModel):
     """A whole definition."""
 
@@ -132,6 +174,16 @@ class WorkflowSpec(BaseModel):
     steps: dict[Name, StepSpec] = Field(
         description="The steps by name, in any order. Names are letters, digits, _ and -.",
         json_schema_extra={"additionalProperties": False, "minProperties": 1},
+    )
+    on_failure: dict[Name, UndoSpec] = Field(
+        default_factory=dict,
+        description="Steps that run after the run has failed: compensation, by name.",
+        json_schema_extra={"additionalProperties": False},
+    )
+    on_cancel: dict[Name, UndoSpec] = Field(
+        default_factory=dict,
+        description="Steps that run after the run was cancelled.",
+        json_schema_extra={"additionalProperties": False},
     )
 
     @cached_property

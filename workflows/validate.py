@@ -50,6 +50,7 @@ class _Validation:
             raise DefinitionError("it has no steps: add one", workflow=spec.name)
         try:
             self._check_steps()
+            self._check_undo()
         except DefinitionError as error:
             if error.workflow is not None:
                 raise
@@ -70,6 +71,19 @@ class _Validation:
             self._check_inputs(step, info)
             if step.when is not None:
                 self._check_when(step.when)
+
+    def _check_undo(self) -> None:
+        for option, steps in (("on_failure", self.spec.on_failure), ("on_cancel", self.spec.on_cancel)):
+            for name, undo in steps.items():
+                self._step = name
+                if name in self.spec.steps:
+                    self._refuse(f"a step and a step of {option} have this name: give one of them another")
+                info = self.catalogue.get(undo.action)
+                if info is None:
+                    self._refuse(unknown_action(undo.action, self.catalogue))
+                if undo.of is not None and undo.of not in self.spec.steps:
+                    self._refuse(f"`of` names a step {undo.of!r} that does not exist{self._steps(undo.of)}")
+                self._check_inputs(undo.step, info)
 
     def _check_inputs(self, step: StepSpec, info: ActionInfo) -> None:
         contract = info.contract

@@ -88,6 +88,13 @@ class Verbs:
             idx = letter.idx
         return self._control.discard(run_id, idx)
 
+    def linked(self, run: Run | str, kind: str | None = None) -> Sequence[Run]:
+        """The runs that began because of this one, the oldest first: its `origin` is theirs.
+
+        kind: only those that undo it ("compensation") or repeat it ("rerun"). Raises NotFound.
+        """
+        return self._queries.linked(self._queries.run(id_of(run)).id, kind)
+
     # --- what they have in common
 
     def _published(self, run: str, moved: Moved) -> None:

@@ -45,7 +45,7 @@ from trellis.workflows import (
     files,
     worker,
 )
-from trellis.workflows.spec import MapSpec, StepSpec, WorkflowSpec
+from trellis.workflows.spec import MapSpec, StepSpec, UndoSpec, WorkflowSpec
 
 WIDTH = 100
 _MARK = re.compile(
@@ -173,6 +173,7 @@ def definition_fields() -> str:
     models: tuple[tuple[str, type[BaseModel]], ...] = (
         ("The workflow", WorkflowSpec), ("A step", StepSpec), ("map", MapSpec), ("retry", Retry),
         ("on_failure", Default),
+        ("A step of compensation", UndoSpec),
     )  # fmt: skip
     for title, model in models:
         parts.append(f"\n## {title}\n\n| field | accepts | default | |\n|---|---|---|---|\n")

@@ -15,7 +15,7 @@ import trellis.tasks
 import trellis.workflows
 from trellis.tasks.errors import TrellisError
 from trellis.tasks.settings import PREFIX, Settings
-from trellis.workflows.spec import MapSpec, StepSpec, WorkflowSpec
+from trellis.workflows.spec import MapSpec, StepSpec, UndoSpec, WorkflowSpec
 from trellis.workflows.states import RUN_MOVES, STEP_ENDS, STEP_MOVES, RunState, StepState
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -65,7 +65,14 @@ def test_every_command_and_option_is_there() -> None:
 
 def test_every_field_of_a_definition_is_there() -> None:
     text = page("definition-file")
-    for model in (WorkflowSpec, StepSpec, MapSpec, trellis.workflows.Retry, trellis.workflows.Default):
+    for model in (
+        WorkflowSpec,
+        StepSpec,
+        MapSpec,
+        UndoSpec,
+        trellis.workflows.Retry,
+        trellis.workflows.Default,
+    ):
         assert [name for name in model.model_fields if f"| `{name}` |" not in text] == []
 
 

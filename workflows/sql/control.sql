@@ -59,3 +59,45 @@ DELETE FROM dead_letter WHERE run_id = %(run)s AND (%(idx)s::int IS NULL OR idx 
 
 -- name: tell
 INSERT INTO event (run_id, kind, idx, detail) VALUES (%(run)s, %(kind)s, %(idx)s, %(detail)s::jsonb)
+
+-- name: to_follow
+-- Runs whose end something has still to follow, the oldest first.
+SELECT id FROM run
+ WHERE follow AND state IN ('succeeded', 'failed', 'cancelled')
+ ORDER BY finished_at LIMIT %(limit)s
+
+-- name: take_ended
+-- Such a run, for one process at a time.
+SELECT id::text, workflow, state, params, error, hooks, correlation_id FROM run
+ WHERE id = %(run)s AND follow AND state IN ('succeeded', 'failed', 'cancelled')
+   FOR UPDATE SKIP LOCKED
+
+-- name: followed
+UPDATE run SET follow = false WHERE id = %(run)s
+
+-- name: outcomes
+WITH o AS MATERIALIZED (
+    SELECT %(run)s::uuid AS run_id, idx FROM unnest(%(idx)s::int[]) AS t(idx)
+)
+SELECT s.idx, s.state, s.finished_at FROM o JOIN step s ON s.run_id = o.run_id AND s.idx = o.idx
+
+-- name: open_linked
+-- A run that repeats or undoes another one: its definition, parameters, tags and tenant are those of its origin.
+WITH opened AS (
+    INSERT INTO run (id, workflow, definition, correlation_id, state, params, steps, missing, origin, origin_kind,
+                     tags, tenant)
+    SELECT %(run)s, %(workflow)s, definition, correlation_id, 'pending', params, %(steps)s, %(missing)s, id, %(kind)s,
+           tags, tenant
+      FROM run WHERE id = %(origin)s
+    RETURNING id, tags
+)
+INSERT INTO run_tag (tag, run_id) SELECT unnest(tags), id FROM opened
+
+-- name: stand_ins
+-- Rows that stand in for finished steps of another run, so that others find results where they always do.
+INSERT INTO step (run_id, idx, name, action, queue, priority, state, missing, dependents, result, started_at, finished_at)
+SELECT %(run)s, o.place, regexp_replace(s.name, '\[\]$', ''), s.action, s.queue, s.priority,
+       CASE WHEN s.result IS NULL THEN 'skipped' ELSE 'succeeded' END, 0, %(dependents)s::int[], s.result,
+       s.started_at, s.finished_at
+  FROM unnest(%(idx)s::int[], %(place)s::int[]) AS o(idx, place)
+  JOIN step s ON s.run_id = %(origin)s AND s.idx = o.idx

@@ -421,7 +421,7 @@ INSERT INTO heartbeat (name, at, detail) VALUES (%(name)s, now(), %(detail)s::js
     ON CONFLICT (name) DO UPDATE SET at = excluded.at, detail = excluded.detail
 
 -- name: notify
-SELECT parent_run, parent_idx, pg_notify('trellis_run', id::text) FROM run WHERE id = %(run)s
+SELECT parent_run, parent_idx, follow, pg_notify('trellis_run', id::text) FROM run WHERE id = %(run)s
 
 -- name: take_woken
 -- Takes one step that the end of a child run has woken, for publishing.
@@ -465,11 +465,11 @@ RETURNING id
 -- name: read_run
 -- The run just inserted, or the one that has its key: read in the transaction of the start.
 SELECT id, workflow, state, key, params, correlation_id, definition, steps, error, created_at, started_at,
-       finished_at
+       finished_at, tags, origin, origin_kind
   FROM run WHERE id = %(run)s AND %(key)s::text IS NULL
 UNION ALL
 SELECT id, workflow, state, key, params, correlation_id, definition, steps, error, created_at, started_at,
-       finished_at
+       finished_at, tags, origin, origin_kind
   FROM run WHERE workflow = %(workflow)s AND key = %(key)s::text
 
 -- name: copy_steps
