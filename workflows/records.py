@@ -183,9 +183,10 @@ class Run:
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Run:
         """From the columns in the order of the fields."""
-        run_id, workflow, state, *rest, tags, origin, kind = row
-        found = None if origin is None else str(origin)
-        return cls(str(run_id), workflow, RunState(state), *rest, tuple(tags), found, kind)
+        run_id, workflow, state, *rest = row
+        *middle, tags, origin, kind = rest
+        linked = (tuple(tags), None if origin is None else str(origin), kind)
+        return cls(str(run_id), workflow, RunState(state), *middle, *linked)
 
     @property
     def finished(self) -> bool:
