@@ -55,8 +55,7 @@ def insert(
     places = list(range(len(needed)))
     ask(connection, "stand_ins", run=run, origin=ended.run, idx=needed, place=places, dependents=dependents)
     journal.add(connection, run, steps, sent=sent)
-    first = steps[0]
-    return run, workflow, [Ready(first.idx, first.name, first.action, first.queue, first.priority)]
+    return run, workflow, [steps[0].ready]
 
 
 def in_order(planned: Sequence[Row], finished: Finished) -> list[Row]:

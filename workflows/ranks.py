@@ -105,7 +105,7 @@ def ranked(
     for at, row in enumerate(rows):
         if row.action == EXPAND:  # the row behind it is the one that gathers
             rows[at] = replace(row, expect=None, options=_told(row, rows[at + 1].rank))
-    return Plan(rows, plan.sinks)
+    return replace(plan, steps=rows)
 
 
 def _usual(action: str, catalogue: Catalogue, means: Means) -> float | None:

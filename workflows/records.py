@@ -183,10 +183,9 @@ class Run:
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Run:
         """From the columns in the order of the fields."""
-        run_id, workflow, state, *rest = row
-        *middle, tags, origin, kind = rest
-        linked = (tuple(tags), None if origin is None else str(origin), kind)
-        return cls(str(run_id), workflow, RunState(state), *middle, *linked)
+        run_id, workflow, state, *rest, tags, origin, kind = row
+        linked = [tuple(tags), None if origin is None else str(origin), kind]
+        return cls(*[str(run_id), workflow, RunState(state), *rest, *linked])
 
     @property
     def finished(self) -> bool:
