@@ -1,0 +1,125 @@
+"""The bodies of the suite's programs. Each leaves its lines in the ledger and gives a value that can be foretold.
+
+The law: a value depends on the inputs alone, never on attempts or clocks, so the program's model knows it.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import Any
+
+from trellis.workflows import Artifact, Context, Retry, action
+
+from . import ledger
+from .trigger import folder, passed
+
+SOON = Retry(attempts=9, base=0.05, max_delay=0.3, jitter=0.5)
+PATIENT = Retry(attempts=1000, backoff="constant", base=0.2)
+BIG = "x" * 4000
+
+
+def total(parts: list[Any]) -> int:
+    """Numbers and lists of numbers, added up; anything else (an artifact) counts nothing."""
+    found = 0
+    for part in parts:
+        found += total(part) if isinstance(part, list) else part if isinstance(part, int) else 0
+    return found
+
+
+def told(ctx: Context, kind: str) -> None:
+    """One line of this step in the ledger."""
+    ledger.write(folder(), kind, ctx.run_id, ctx.step, ctx.attempt, ctx.idempotency_key)
+
+
+def leave(ctx: Context) -> None:
+    """The effect itself, with its two points."""
+    passed("before the effect")
+    told(ctx, "effect")
+    passed("after the effect")
+
+
+@action(name="chaos.effect")
+def effect(value: int, parts: list[Any], ctx: Context) -> int:
+    """An effect, and a number plus all that went in."""
+    told(ctx, "begin")
+    leave(ctx)
+    told(ctx, "end")
+    return value + total(parts)
+
+
+@action(name="chaos.slow")
+def slow(value: int, parts: list[Any], seconds: float, ctx: Context) -> int:
+    """The same with some heartbeats on the way."""
+    told(ctx, "begin")
+    for _ in range(4):
+        time.sleep(seconds / 4)
+        ctx.heartbeat({"value": value})
+    leave(ctx)
+    told(ctx, "end")
+    return value + total(parts)
+
+
+@action(name="chaos.flaky", retries=SOON)
+def flaky(value: int, parts: list[Any], times: int, ctx: Context) -> int:
+    """Fails on its first attempts."""
+    told(ctx, "begin")
+    if ctx.attempt <= times:
+        raise ConnectionError(f"attempt {ctx.attempt} of {times} that fail")
+    leave(ctx)
+    told(ctx, "end")
+    return value + total(parts)
+
+
+@action(name="chaos.broken", retries=Retry(attempts=2, base=0.05))
+def broken(value: int, parts: list[Any], ctx: Context) -> int:
+    """Always fails."""
+    told(ctx, "begin")
+    raise RuntimeError(f"{value} is out of order")
+
+
+@action(name="chaos.listing")
+def listing(value: int, parts: list[Any], count: int, ctx: Context) -> list[int]:
+    """A list, known only when it has run."""
+    told(ctx, "begin")
+    leave(ctx)
+    told(ctx, "end")
+    return [value + total(parts) + number for number in range(count)]
+
+
+@action(name="chaos.store", retries=PATIENT)
+def store(value: int, parts: list[Any], ctx: Context) -> Artifact:
+    """Writes an artifact; while the disk is full it tries again."""
+    return _store(value, parts, ctx)
+
+
+@action(name="chaos.store_or_not")
+def store_or_not(value: int, parts: list[Any], ctx: Context) -> Artifact:
+    """Writes an artifact, or fails where the disk is full."""
+    return _store(value, parts, ctx)
+
+
+def _store(value: int, parts: list[Any], ctx: Context) -> Artifact:
+    told(ctx, "begin")
+    passed("before the effect")
+    try:
+        written = ctx.artifact("numbers.txt").write_text(f"{value + total(parts)} {BIG}")
+    except OSError as error:
+        assert error.errno == errno.ENOSPC
+        told(ctx, "full")
+        raise
+    told(ctx, "effect")
+    passed("after the effect")
+    told(ctx, "end")
+    return written
+
+
+@action(name="chaos.load")
+def load(file: Artifact, ctx: Context) -> int:
+    """Reads what another step has written: all of it is there."""
+    told(ctx, "begin")
+    number, _, rest = file.read_text().partition(" ")
+    assert rest == BIG, "a torn artifact"
+    leave(ctx)
+    told(ctx, "end")
+    return int(number)

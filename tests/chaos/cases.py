@@ -1,0 +1,241 @@
+"""Cases: what each seed stands for, and how one is played.
+
+The law: a case is its seed. The order of kill points and faults is such that any number of cases in a row covers both
+evenly; nothing is tried again to make it pass, and a point that was never reached is a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from random import Random
+from typing import NamedTuple
+
+from . import laws, ledger, programs
+from .disk import FLAG
+from .harm import set_clock
+from .stage import WORKERS, Stage
+from .trigger import ARMED, Arm, publish
+
+POINTS = (
+    "before claim",
+    "after claim",
+    "before the effect",
+    "after the effect",
+    "before completion commit",
+    "after completion commit",
+    "inside tick",
+    "inside map expansion",
+)
+FAULTS = (
+    "kill child",
+    "kill worker",
+    "stop past the lease",
+    "postgres restart",
+    "backends terminated",
+    "commit unheard",
+    "redis flushall",
+    "redis restart",
+    "duplicate delivery",
+    "clock ahead",
+    "clock behind",
+    "disk full",
+)
+RUNS = 3  # of one program in a case
+PATIENCE = 60.0  # seconds for all of them
+
+
+class Case(NamedTuple):
+    """One experiment."""
+
+    seed: int
+    point: str
+    fault: str
+
+    @property
+    def name(self) -> str:
+        """What `ONLY=` takes."""
+        return f"{self.seed}:{self.point}:{self.fault}".replace(" ", "-")
+
+
+class Result(NamedTuple):
+    """What became of a case."""
+
+    case: Case
+    problems: list[str]
+    seconds: float
+
+
+def cases(count: int, seed: int) -> Iterator[Case]:
+    """The first so many cases of a seed: diagonals of the table, so that each prefix is spread over it."""
+    rng = Random(seed)
+    points, faults = list(POINTS), list(FAULTS)
+    rng.shuffle(points)
+    rng.shuffle(faults)
+    for number in range(count):
+        lap, place = divmod(number, len(faults))
+        yield Case(seed * 1_000_000 + number, points[(place + lap) % len(points)], faults[place])
+
+
+def named(text: str) -> Case:
+    """The case of a name. Raises ValueError."""
+    seed, point, fault = text.split(":")
+    known = {each.replace(" ", "-"): each for each in (*POINTS, *FAULTS)}
+    return Case(int(seed), known[point], known[fault])
+
+
+def passages(point: str, program: programs.Program, rng: Random) -> int:
+    """At which passage of a point the fault happens: one that every play of the program reaches."""
+    if point == "inside tick":
+        return 1
+    if point in ("before the effect", "after the effect") and program.fails is None:
+        expected = programs.model(program, 0).values()
+        return rng.randint(1, RUNS * sum(row.effects for row in expected))
+    if point.endswith("completion commit"):
+        return rng.randint(1, 2 * RUNS)
+    return rng.randint(1, RUNS)
+
+
+def play(stage: Stage, case: Case) -> Result:
+    """Play a case and say what is wrong."""
+    began = time.monotonic()
+    return Result(case, list(_Play(stage, case).problems()), time.monotonic() - began)
+
+
+class _Play:
+    """One case on a stage."""
+
+    def __init__(self, stage: Stage, case: Case) -> None:
+        self.stage = stage
+        self.case = case
+        self.rng = Random(case.seed)
+        self.program = programs.draw(case.seed)
+        self.id = case.name
+        self.runs: dict[str, int] = {}  # id to the parameter
+
+    def problems(self) -> Iterator[str]:
+        """Play it; everything that is wrong."""
+        stage, case = self.stage, self.case
+        passage = passages(case.point, self.program, self.rng)
+        arm = Arm(self.id, case.point, passage, case.fault, self.rng.randrange(1000))
+        publish(stage.folder / ARMED, json.dumps(arm))
+        helper = _Helper(stage, arm)
+        try:
+            self._start()
+            stage.until(lambda: helper.look() and self._over(), PATIENCE, "all runs over")
+        except TimeoutError as late:
+            yield str(late)
+            yield from self._open()
+        finally:
+            (stage.folder / ARMED).unlink()
+            helper.end()
+        if not helper.fired:
+            yield f"{case.point} was passed fewer than {passage} times"
+        yield from self.wrong()
+
+    def wrong(self) -> Iterator[str]:
+        """What the laws find, now."""
+        lines = ledger.read(self.stage.folder)
+        for run, base in self.runs.items():
+            for problem in laws.check(self.stage.connect(), run, self.program, base, lines):
+                yield f"run {run}: {problem}"
+
+    def _start(self) -> None:
+        workflow = programs.workflow(self.program)
+        for number in range(RUNS):
+            base = self.rng.randrange(1000)
+            # The tick announces what was started without a broker.
+            quiet = self.case.point == "inside tick" or self.rng.random() < 0.25
+            client = self.stage.without_broker if quiet else self.stage.client
+            run = client.start(workflow, {"base": base}, key=f"{self.id}-{number}")
+            self.runs[run.id] = base
+
+    def _over(self) -> bool:
+        statement = "SELECT count(*) FROM run WHERE id = ANY(%s::uuid[]) AND state IN ('pending', 'running', 'paused')"
+        return self.stage.rows(statement, list(self.runs)) == [(0,)]
+
+    def _open(self) -> Iterator[str]:
+        statement = """SELECT s.run_id, s.name, s.state, s.attempt, s.missing, s.worker, s.due_at - now(),
+                              s.lease_until - now(), s.sent
+                         FROM step s JOIN run r ON r.id = s.run_id
+                        WHERE r.id = ANY(%s::uuid[]) AND r.state IN ('pending', 'running', 'paused')
+                          AND s.state IN ('ready', 'running', 'parked', 'waiting')"""
+        for run, name, state, attempt, missing, worker, due, lease, sent in self.stage.rows(
+            statement, list(self.runs)
+        ):
+            yield (
+                f"run {run}: {name} is {state} (attempt {attempt}, {missing} missing, {worker}, due in {due}, "
+                f"lease for {lease}, sent {sent})"
+            )
+
+
+class _Helper:
+    """What the harness does for a fault once a worker's process has said that it happens."""
+
+    def __init__(self, stage: Stage, arm: Arm) -> None:
+        self._stage = stage
+        self._arm = arm
+        self._at = 0.0
+        self._done = False
+        self._thread: threading.Thread | None = None
+        self._said: dict[str, int | str] = {}
+        self.fired = False
+
+    def look(self) -> bool:
+        """Do what is due; whether nothing more is to be done."""
+        if not self.fired:
+            try:
+                self._said = json.loads((self._stage.folder / f"fired-{self._arm.case}").read_text())
+            except FileNotFoundError:
+                return True  # runs that end without it: the caller tells
+            self.fired, self._at = True, time.monotonic()
+        if not self._done:
+            self._done = self._help(time.monotonic() - self._at)
+        return self._done
+
+    def _help(self, passed: float) -> bool:
+        fault, stage, quick = self._arm.fault, self._stage, self._stage.settings
+        if fault in ("postgres restart", "redis restart"):
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._restart)
+                self._thread.start()
+            return not self._thread.is_alive()
+        if fault == "stop past the lease":
+            # Two leases, the look of a tick between them, and some time for the others to go ahead.
+            if passed < 2 * quick.lease_seconds + 4 * quick.tick_seconds:
+                return False
+            with suppress(ProcessLookupError):
+                os.killpg(int(self._said["group"]), signal.SIGCONT)
+        if fault == "disk full":
+            if passed < 0.2 + self._arm.variant / 1000:
+                return False
+            (stage.folder / FLAG).unlink(missing_ok=True)
+        return True
+
+    def _restart(self) -> None:
+        folder, case, variant = self._stage.folder, self._arm.case, self._arm.variant
+        servers = self._stage.servers
+        if self._arm.fault == "postgres restart":
+            servers.postgres.stop(mode="immediate")
+        else:
+            servers.redis.stop(mode="kill" if variant % 3 else "save")
+        publish(folder / f"down-{case}", "")
+        time.sleep(variant / 1000 if variant % 5 == 0 else 0.0)
+        (servers.postgres if self._arm.fault == "postgres restart" else servers.redis).start()
+        publish(folder / f"back-{case}", "")
+
+    def end(self) -> None:
+        """Put right what the fault has left: no server stays down, no clock wrong, no disk full."""
+        if self._thread is not None:
+            self._thread.join()
+        (self._stage.folder / FLAG).unlink(missing_ok=True)
+        for worker in WORKERS:
+            set_clock(self._stage.clock(worker), 0.0)
+        if self._arm.fault == "stop past the lease":
+            for program in self._stage.workers:
+                program.send(signal.SIGCONT)

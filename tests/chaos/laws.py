@@ -1,0 +1,152 @@
+"""What must hold when a case is over: the ledger outside and the journal against the program's model.
+
+The law: every check names what it found. The journal's own history is kept by triggers that the suite adds to its
+database, so a state that was wrong for a moment is seen as well.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import psycopg
+
+from trellis.workflows.states import STEP_ENDS, STEP_MOVES, StepState
+
+from .ledger import Line
+from .programs import ANY, Expected, Program, model
+
+HISTORY = """
+CREATE TABLE chaos_history (id bigint GENERATED ALWAYS AS IDENTITY, at timestamptz DEFAULT clock_timestamp(),
+                            run_id uuid, idx int, name text, source text, target text, attempt int);
+CREATE FUNCTION chaos_note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO chaos_history (run_id, idx, name, source, target, attempt)
+    VALUES (NEW.run_id, NEW.idx, NEW.name, OLD.state, NEW.state, NEW.attempt);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER chaos_note AFTER UPDATE ON step FOR EACH ROW WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION chaos_note();
+"""
+_STEPS = """
+SELECT name, state, result, missing, attempt, lease IS NOT NULL FROM step WHERE run_id = %s ORDER BY idx
+"""
+_MOVES = """
+SELECT idx, name, source, target, extract(epoch FROM at)::float8 FROM chaos_history WHERE run_id = %s ORDER BY id
+"""
+
+
+def check(
+    connection: psycopg.Connection[Any], run: str, program: Program, base: int, ledger: Sequence[Line]
+) -> Iterator[str]:
+    """Everything that is wrong with a run that should be over."""
+    rows = connection.execute(_STEPS, [run]).fetchall()
+    steps = {row[0]: row[1:] for row in rows}
+    lines = [line for line in ledger if line.run == run]
+    expected = model(program, base)
+    yield from _end(connection, run, program)
+    if len(steps) != len(rows):
+        yield "two rows have the same name"
+    if program.fails is None:
+        yield from _ends(steps, expected)
+    else:
+        yield from _failed(steps, expected, program)
+    yield from _effects(steps, expected, lines, everything=program.fails is None)
+    yield from moves(connection, run, lines)
+    yield from _tidy(connection, run, steps)
+
+
+def _end(connection: psycopg.Connection[Any], run: str, program: Program) -> Iterator[str]:
+    found = connection.execute("SELECT state, missing, steps, error FROM run WHERE id = %s", [run]).fetchone()
+    if found is None:
+        yield "the run is gone"
+        return
+    state, missing, steps, error = found
+    wanted = "succeeded" if program.fails is None else "failed"
+    if state != wanted:
+        yield f"the run {state} and should have {wanted} ({error})"
+    if state == "succeeded" and missing != 0:
+        yield f"the run succeeded while {missing} steps were missing"
+    if program.fails is not None and (error or {}).get("step") != program.fails:
+        yield f"the run failed with {error}, not with {program.fails}"
+    [(count,)] = connection.execute("SELECT count(*) FROM step WHERE run_id = %s", [run]).fetchall()
+    if count != steps:
+        yield f"the run counts {steps} steps and has {count}"
+
+
+def _ends(steps: Mapping[str, Any], expected: Mapping[str, Expected]) -> Iterator[str]:
+    if steps.keys() != expected.keys():
+        yield f"rows that should not be, or are not there: {sorted(steps.keys() ^ expected.keys())}"
+    for name in steps.keys() & expected.keys():
+        state, result, missing, *_ = steps[name]
+        want = expected[name]
+        if state not in want.states:
+            yield f"{name} {state}, and should have {'/'.join(sorted(want.states))}"
+        elif want.value is not ANY and result != want.value:
+            yield f"{name} gave {result!r}, and should have given {want.value!r}"
+        if missing != 0:
+            yield f"{name} is over while {missing} parents are missing"
+
+
+def _failed(steps: Mapping[str, Any], expected: Mapping[str, Expected], program: Program) -> Iterator[str]:
+    """A run that failed: what the failed step needed is as foretold, the rest is merely over."""
+    parents = {node.name: node.parents for node in program.nodes}
+    assert program.fails is not None
+    needed, open_ = set(), [program.fails]
+    while open_:
+        name = open_.pop()
+        needed.add(name)
+        open_ += [parent for parent in parents[name] if parent not in needed]
+    for name in needed:
+        if name not in steps or steps[name][0] not in expected[name].states:
+            yield f"{name}, which the failed step needed, is {steps.get(name, ('not there',))[0]}"
+
+
+def _effects(
+    steps: Mapping[str, Any], expected: Mapping[str, Expected], lines: Sequence[Line], *, everything: bool
+) -> Iterator[str]:
+    effects: dict[str, int] = defaultdict(int)
+    keys: dict[str, set[str]] = defaultdict(set)
+    for line in lines:
+        keys[line.step].add(line.key)
+        effects[line.step] += line.kind == "effect"
+        if line.step not in steps:
+            yield f"{line.step} left a line and has no row"
+        elif line.attempt > steps[line.step][3]:
+            yield f"{line.step} ran an attempt {line.attempt}, of which the journal knows {steps[line.step][3]}"
+    for name, found in keys.items():
+        if len(found) != 1:
+            yield f"{name} had the idempotency keys {sorted(found)}"
+    if len(set().union(*keys.values())) != len(keys):
+        yield "two steps had the same idempotency key"
+    for name, want in expected.items():
+        succeeded = name in steps and steps[name][0] == "succeeded"
+        if (everything or succeeded) and effects[name] < want.effects:
+            yield f"the effect of {name} is missing"
+        if succeeded and want.states > {"succeeded"} and not effects[name] and want.value is ANY:
+            yield f"{name} succeeded without its effect"
+
+
+def moves(connection: psycopg.Connection[Any], run: str, ledger: Sequence[Line]) -> Iterator[str]:
+    """States that changed as they may not, and bodies that began after their step was finished."""
+    finished: dict[str, float] = {}
+    for idx, name, source, target, at in connection.execute(_MOVES, [run]).fetchall():
+        if StepState(target) not in STEP_MOVES[StepState(source)]:
+            yield f"{name} ({idx}) went from {source} to {target}"
+        if StepState(target) in STEP_ENDS and target != "cancelled":
+            finished[name] = at
+    for line in ledger:
+        if line.run == run and line.kind == "begin" and line.at > finished.get(line.step, line.at):
+            late = line.at - finished[line.step]
+            yield f"{line.step} began attempt {line.attempt} {late:.3f} s after it was finished"
+
+
+def _tidy(connection: psycopg.Connection[Any], run: str, steps: Mapping[str, Any]) -> Iterator[str]:
+    for name, (state, _, _, _, leased) in steps.items():
+        if StepState(state) not in STEP_ENDS:
+            yield f"{name} is still {state}"
+        if leased:
+            yield f"{name} is {state} and leased"
+    [(permits,)] = connection.execute("SELECT count(*) FROM permit WHERE run_id = %s", [run]).fetchall()
+    if permits:
+        yield f"the run still holds {permits} places in limits"

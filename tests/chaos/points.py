@@ -1,0 +1,111 @@
+"""The kill points, set into a worker from outside: TRELLIS_IMPORTS names this module.
+
+The law: the engine's methods are wrapped, never changed, and the product has no line for it. A point lies before or
+after a whole statement, or inside a transaction between two of them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+import psycopg
+
+from trellis.tasks.database import Database
+from trellis.workflows import journal
+from trellis.workflows.journal import Journal
+
+from . import trigger
+from .disk import FullDisk
+from .harm import FAULTS
+from .trigger import Arm, passed
+
+POINTS = (
+    "before claim",
+    "after claim",
+    "before the effect",
+    "after the effect",
+    "before completion commit",
+    "after completion commit",
+    "inside tick",
+    "inside map expansion",
+)
+READS = {"results", "names", "gather", "params", "durations", "ready_queues", "read_run", "read_signals"}
+
+
+class _Lie(threading.local):
+    """The statement that this thread ran last, and whether the next commit is to be reported as lost."""
+
+    block = ""
+    armed = False
+
+
+_lie = _Lie()
+
+
+def wrap(owner: Any, name: str, before: str = "", after: str = "", when: Callable[[Any], bool] = bool) -> None:
+    """Let a method pass a point when it is called, and another when it has answered (with something)."""
+    method = getattr(owner, name)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if before:
+            passed(before)
+        answer = method(*args, **kwargs)
+        if after and when(answer):
+            passed(after)
+        return answer
+
+    setattr(owner, name, wrapped)
+
+
+def install() -> None:
+    """Set all points into this process and those that it will fork."""
+    wrap(Journal, "claim", before="before claim", after="after claim", when=lambda answer: bool(answer[0]))
+    wrap(
+        Journal,
+        "complete",
+        before="before completion commit",
+        after="after completion commit",
+        when=lambda answer: bool(answer.won),
+    )
+    for name in ("take_ready", "take_due", "take_expired"):
+        wrap(Journal, name, after="inside tick")
+    wrap(Journal, "add", after="inside map expansion", when=lambda _: True)
+    _install_lie()
+    trigger.learn({**FAULTS, "commit unheard": _tell_a_lie})
+    fsspec.register_implementation("chaosdisk", FullDisk, clobber=True)
+
+
+def _tell_a_lie(arm: Arm) -> None:
+    _lie.armed = True
+
+
+def _install_lie() -> None:
+    """Make the next commit of a thread that is to be lied to look like a broken connection."""
+    ask, connection_of = journal._ask, Database.connection
+
+    def ask_and_note(connection: Any, block: str, **arguments: Any) -> Any:
+        found = ask(connection, block, **arguments)
+        _lie.block = block
+        return found
+
+    @contextmanager
+    def connection(self: Database) -> Iterator[Any]:
+        _lie.block = ""
+        with connection_of(self) as borrowed:
+            yield borrowed
+            if _lie.armed and _lie.block and _lie.block not in READS:
+                _lie.armed = False
+                borrowed.close()
+                raise psycopg.OperationalError("chaos: the connection broke after the commit")
+
+    journal._ask = ask_and_note
+    Database.connection = connection
+
+
+if os.environ.get("CHAOS_FOLDER"):
+    install()

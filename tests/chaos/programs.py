@@ -1,0 +1,228 @@
+"""Small random programs, each as a workflow and as a pure model of what it must come to.
+
+The law: the model is arithmetic on the program. It knows neither attempts nor times nor workers, so it says what holds
+whatever happens on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, NamedTuple
+
+from trellis.workflows import Workflow
+from trellis.workflows.spec import Default
+
+from . import actions
+from .actions import total
+
+ANY = object()  # a value that the model does not know (an artifact's address)
+NOTHING = object()  # no value: the step was skipped, or failed
+
+
+@dataclass(frozen=True)
+class Node:
+    """One step of a program."""
+
+    name: str
+    kind: str
+    parents: tuple[str, ...]
+    value: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Steps, each after its parents."""
+
+    seed: int
+    nodes: tuple[Node, ...]
+    fails: str | None  # the step with which every run fails
+
+
+class Expected(NamedTuple):
+    """What one row of the journal must come to."""
+
+    states: frozenset[str]
+    value: Any
+    effects: int  # how many effects at least (0 or 1)
+
+
+# --- drawing one
+
+
+def draw(seed: int) -> Program:
+    """The program of a seed. Every one has a chain, a fan-in, and a map that is never skipped."""
+    rng = Random(seed)
+    kinds = ["effect", "effect", "flaky", "slow", "map", "map of a result", "skipped", "default"]
+    kinds += ["stored", "stored or not"]
+    nodes = [Node("root", "effect", (), rng.randrange(100))]
+    nodes.append(Node("m", "map", ("root",), rng.randrange(100), _mapped(rng) | {"count": rng.randint(2, 9)}))
+    for number, kind in enumerate(rng.choice(kinds) for _ in range(rng.randint(4, 8))):
+        _add(nodes, kind, f"s{number}", rng)
+    over = [node.name for node in nodes[2:] if node.kind not in ("listing", "store", "store_or_not")]
+    below = ("m", *rng.sample(over, min(len(over), 2)))
+    nodes.append(Node("last", "effect", below, rng.randrange(100)))
+    fails = None
+    if rng.random() < 0.12:
+        fails = "fatal"
+        nodes.append(Node(fails, "broken", ("last",), rng.randrange(100), {"policy": "fail"}))
+    program = Program(seed, tuple(nodes), fails)
+    if fails is not None and model(program, 0)["fatal"].states == frozenset({"skipped"}):
+        return Program(seed, program.nodes, None)
+    return program
+
+
+def _add(nodes: list[Node], kind: str, name: str, rng: Random) -> None:
+    parents = tuple(rng.sample([node.name for node in nodes][-4:], rng.randint(1, min(len(nodes), 3))))
+    value = rng.randrange(100)
+    if kind == "flaky":
+        nodes.append(Node(name, kind, parents, value, {"times": rng.randint(1, 3)}))
+    elif kind == "slow":
+        nodes.append(Node(name, kind, parents, value, {"seconds": rng.choice((0.1, 0.3, 0.6))}))
+    elif kind == "map":
+        nodes.append(Node(name, "map", parents, value, _mapped(rng) | {"count": rng.randint(2, 9)}))
+    elif kind == "map of a result":
+        nodes.append(Node(f"{name}l", "listing", parents, value, {"count": rng.randint(0, 9)}))
+        nodes.append(Node(name, "map", (f"{name}l",), value, _mapped(rng) | {"over": f"{name}l"}))
+    elif kind in ("skipped", "default"):
+        nodes.append(Node(name, "broken", parents, value, {"policy": kind}))
+    elif kind == "stored":
+        nodes.append(Node(f"{name}w", "store", parents, value))
+        nodes.append(Node(name, "load", (f"{name}w",), value))
+    elif kind == "stored or not":
+        nodes.append(Node(name, "store_or_not", parents, value))
+    else:
+        nodes.append(Node(name, "effect", parents, value))
+
+
+def _mapped(rng: Random) -> dict[str, Any]:
+    return {"concurrency": rng.choice((None, None, 1, 3)), "item": rng.choice(("effect", "effect", "flaky"))}
+
+
+# --- as a workflow
+
+
+def workflow(program: Program) -> Workflow:
+    """The program as Trellis runs it; its one parameter goes into the root."""
+    wf = Workflow(f"chaos-{program.seed}", params={"base": int}, register=False)
+    made: dict[str, Any] = {}
+    for node in program.nodes:
+        parts = [made[name] for name in node.parents] or [wf.params.base]
+        made[node.name] = BUILD.get(node.kind, _plain)(wf, node, parts)
+    return wf
+
+
+def _plain(wf: Workflow, node: Node, parts: list[Any]) -> Any:
+    return wf.step(node.name, f"chaos.{node.kind}", value=node.value, parts=parts, **node.options)
+
+
+def _broken(wf: Workflow, node: Node, parts: list[Any]) -> Any:
+    policies: dict[str, Any] = {"skipped": "skip", "default": Default(node.value), "fail": "fail"}
+    policy = policies[node.options["policy"]]
+    return wf.step(node.name, actions.broken, value=node.value, parts=parts, on_failure=policy)
+
+
+def _map(wf: Workflow, node: Node, parts: list[Any]) -> Any:
+    over: Any = list(range(node.options["count"])) if "count" in node.options else parts[0]
+    more = {"times": 1} if node.options["item"] == "flaky" else {}
+    return wf.map(
+        node.name,
+        f"chaos.{node.options['item']}",
+        over=over,
+        concurrency=node.options["concurrency"],
+        inputs={"value": node.value, "parts": [wf.item, *parts], **more},
+    )
+
+
+def _load(wf: Workflow, node: Node, parts: list[Any]) -> Any:
+    return wf.step(node.name, actions.load, file=parts[0])
+
+
+def _store_or_not(wf: Workflow, node: Node, parts: list[Any]) -> Any:
+    more = {"value": node.value, "parts": parts}
+    return wf.step(node.name, actions.store_or_not, on_failure=Default(0), inputs=more)
+
+
+BUILD: dict[str, Callable[[Workflow, Node, list[Any]], Any]] = {
+    "broken": _broken,
+    "map": _map,
+    "load": _load,
+    "store_or_not": _store_or_not,
+}
+
+
+# --- as a model
+
+
+DONE, FAILED, SKIPPED = (frozenset({state}) for state in ("succeeded", "failed", "skipped"))
+
+
+def model(program: Program, base: int) -> dict[str, Expected]:
+    """What every row of a run must come to, by its name."""
+    rows: dict[str, Expected] = {}
+    values: dict[str, Any] = {}  # what a step hands on
+    for node in program.nodes:
+        parts = [values[name] for name in node.parents] or [base]
+        if any(part is NOTHING for part in parts):
+            values[node.name] = NOTHING
+            rows[node.name] = Expected(SKIPPED, None, 0)
+            if node.kind == "map":
+                rows[f"{node.name}[]"] = Expected(SKIPPED, None, 0)
+            continue
+        values[node.name] = MODEL.get(node.kind, _effect_model)(node, parts, rows)
+    return rows
+
+
+def _effect_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    value = node.value + total(parts)
+    rows[node.name] = Expected(DONE, value, 1)
+    return value
+
+
+def _broken_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    default = node.options["policy"] == "default"
+    rows[node.name] = Expected(FAILED, node.value if default else None, 0)
+    return node.value if default else NOTHING
+
+
+def _listing_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    value = [node.value + total(parts) + number for number in range(node.options["count"])]
+    rows[node.name] = Expected(DONE, value, 1)
+    return value
+
+
+def _map_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    items = list(range(node.options["count"])) if "count" in node.options else parts[0]
+    found = [node.value + total([item, *parts]) for item in items]
+    rows[node.name] = Expected(DONE, len(items), 0)
+    for index, value in enumerate(found):
+        rows[f"{node.name}[{index}]"] = Expected(DONE, value, 1)
+    rows[f"{node.name}[]"] = Expected(DONE, found, 0)
+    return found
+
+
+def _store_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    rows[node.name] = Expected(DONE, ANY, 1)
+    return {"holds": node.value + total(parts)}  # counts nothing, like the artifact, but its reader looks inside
+
+
+def _store_or_not_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    rows[node.name] = Expected(DONE | FAILED, ANY, 0)
+    return 0
+
+
+def _load_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    rows[node.name] = Expected(DONE, parts[0]["holds"], 1)
+    return parts[0]["holds"]
+
+
+MODEL: dict[str, Callable[[Node, list[Any], dict[str, Expected]], Any]] = {
+    "broken": _broken_model,
+    "listing": _listing_model,
+    "map": _map_model,
+    "store": _store_model,
+    "store_or_not": _store_or_not_model,
+    "load": _load_model,
+}
