@@ -68,9 +68,10 @@ class Bundle:
         self._began = self._flushed = time.monotonic()
         self._lock = threading.Lock()
         self._workflow = self._correlation = ""
-        self._todo: deque[Claimed] = deque(
-            self._named(action, idx) if ranked is None else self._urgent(ranked, len(idx))
-        )
+        self._leased: dict[str, float] = {}  # by lease: a moment before it was given
+        self._todo: deque[Claimed] = deque()
+        asked = time.monotonic()
+        self._take(self._named(action, idx) if ranked is None else self._urgent(ranked, len(idx)), asked)
         self._queue = self._todo[0].queue if self._todo else ""
         self._done: list[Outcome] = []
         self._results: dict[int | str, Json] = {}
@@ -141,10 +142,11 @@ class Bundle:
         queue, ran = self._ranked, (time.monotonic() - self._began) * 1000.0
         if queue is None or settings.bundle_ms <= 0 or ran >= settings.ahead_ms:
             return
+        asked = time.monotonic()
         claimed = self._urgent(queue, 1)
         self._fetch(claimed)
         with self._lock:
-            self._todo.extend(claimed)
+            self._take(claimed, asked)
 
     # --- the keeper's side
 
@@ -165,6 +167,22 @@ class Bundle:
 
     # --- the parts of the loop
 
+    def _take(self, steps: Sequence[Claimed], asked: float) -> None:
+        if steps:
+            self._leased[steps[0].lease] = asked
+            self._todo.extend(steps)
+
+    def _ours(self, step: Claimed) -> bool:
+        """Whether this process may begin the step: one that was stopped for longer than the lease has to ask.
+
+        Otherwise it would begin, when it wakes up, what somebody else has finished meanwhile.
+        """
+        settings = self._parts.settings
+        lasts = min(settings.lease_seconds, timeout_of(step, settings) + settings.timeout_grace)
+        if time.monotonic() - self._leased[step.lease] < lasts:
+            return True
+        return bool(self._parts.journal.renew([(self._run, step.idx, step.lease, lasts, None)]))
+
     def _next(self) -> Claimed | None:
         if not self._todo:
             self._go_on()
@@ -184,6 +202,9 @@ class Bundle:
         """The outcome of one step; None where the step is no longer ours, or was recorded on the way."""
         if step.blocked:
             return skipped(step)
+        if not self._ours(step):
+            log.warning("step.lost", step=step.name)
+            return None
         began = time.monotonic()
         try:
             results = self._upstream(step)
@@ -307,6 +328,7 @@ class Bundle:
 
     def _record(self, outcomes: list[Outcome], wish: Ahead | None) -> None:
         journal, worker = self._parts.journal, self._parts.worker
+        asked = time.monotonic()
         try:
             completed = journal.complete(self._run, outcomes, ahead=wish, worker=worker)
         except psycopg.DataError as error:
@@ -325,7 +347,7 @@ class Bundle:
             if completed.closed:
                 self._todo.clear()  # nothing more of this run should begin
                 self._ranked = None
-            self._todo.extend(completed.mine)
+            self._take(completed.mine, asked)
         if len(late) == len(outcomes):
             self._ranked = None
             self.relieve()  # the run may be over, or this process was away: the journal knows what is still ours

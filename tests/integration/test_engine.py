@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import steps
 from stack import Stack
 
 from trellis.tasks.errors import NotFinished, RunCancelled, RunFailed
-from trellis.workflows import Default, Retry, Workflow
+from trellis.workflows import Default, Retry, Workflow, bundle
+from trellis.workflows.bundle import Bundle
 from trellis.workflows.states import RunState, StepState
 
 
@@ -306,6 +309,37 @@ def test_a_step_that_took_a_worker_down_is_claimed_alone(stack: Stack) -> None:
     journal = stack.engine.journal
     assert [step.idx for step in journal.claim(run, [0, 1, 2], "w")[0]] == [0, 2]
     assert [step.idx for step in journal.claim(run, [1], "w")[0]] == [1]
+
+
+def test_a_worker_that_slept_past_its_lease_does_not_begin_what_others_have_finished(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between claim and body, it asks whether the step is still its own (found by the fault suite)."""
+    wf = Workflow("slept", register=False)
+    wf.step("once", steps.effect, ledger=stack.ledger)
+    run = stack.client.start(wf).id
+    sleeper = Bundle(stack.engine, "effect", run, [0])
+    stack.rows("UPDATE step SET state = 'ready', lease = NULL, sent = true WHERE run_id = %s", run)
+    stack.drain(run)
+    late = SimpleNamespace(monotonic=lambda: time.monotonic() + 2 * stack.settings.lease_seconds)
+    monkeypatch.setattr(bundle, "time", late)
+    sleeper.run()
+    assert stack.effects() == {"once": 1}
+
+
+def test_a_worker_that_slept_past_its_lease_goes_on_where_nobody_took_over(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease has run out and the tick has not looked: renewed, it is as good as before."""
+    wf = Workflow("overslept", register=False)
+    wf.step("once", steps.effect, ledger=stack.ledger)
+    run = stack.client.start(wf).id
+    sleeper = Bundle(stack.engine, "effect", run, [0])
+    late = SimpleNamespace(monotonic=lambda: time.monotonic() + 2 * stack.settings.lease_seconds)
+    monkeypatch.setattr(bundle, "time", late)
+    sleeper.run()
+    assert stack.effects() == {"once": 1}
+    assert stack.client.get(run).state is RunState.SUCCEEDED
 
 
 def test_a_result_that_came_too_late_is_not_used(stack: Stack) -> None:
