@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage lint format bench clean
+.PHONY: help setup demo test coverage chaos lint format bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ test: setup  ## run all tests in parallel (ARGS="tests/unit -k retry" for some o
 
 coverage: setup  ## run all tests, count the lines they reach in every process, fail under the limit
 	@COVERAGE=1 .ci/test.sh $(ARGS)
+
+chaos: setup  ## faults at named points of real workers (CASES=1000 SEED=1; ONLY=… plays one case)
+	@cd tests && ../$(BIN)/python -m chaos $(if $(CASES),--cases $(CASES)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(LANES),--lanes $(LANES)) $(if $(KEEP),--keep $(KEEP))
 
 lint: setup  ## ruff, mypy strict, the direction of imports
 	@.ci/types.sh

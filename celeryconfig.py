@@ -86,9 +86,9 @@ beat_schedule = {
     "trellis.tick": {
         "task": "trellis.tick",
         "schedule": _settings.tick_seconds,
-        # A tick that waited long has nothing to add to the next one. Not shorter: Celery compares the clocks of
-        # beat's machine and of the worker's.
-        "options": {"queue": SYSTEM_QUEUE, "priority": 0, "expires": max(60.0, 5 * _settings.tick_seconds)},
+        # No `expires`: Celery would compare the clocks of beat's machine and of the worker's, and a worker whose clock
+        # is an hour ahead would throw every tick away. The task itself passes over ticks that have piled up.
+        "options": {"queue": SYSTEM_QUEUE, "priority": 0},
     },
 }
 beat_max_loop_interval = 5

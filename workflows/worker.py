@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -50,9 +51,23 @@ for name in NATIVES:
     app.register_task(EngineStep(name))
 
 
+class _Ticks:
+    """When this process began its last tick (time.monotonic())."""
+
+    last = float("-inf")
+
+
 @app.task(name="trellis.tick", acks_late=False)
 def tick() -> dict[str, int]:
-    """One round of recovery; beat sends it."""
+    """One round of recovery; beat sends it.
+
+    Ticks that piled up while no worker ran have nothing to add to each other: this process passes over those that
+    come sooner than beat sends them.
+    """
+    now = time.monotonic()
+    if now - _Ticks.last < current().tick_seconds / 2:
+        return {}
+    _Ticks.last = now
     return recovery.tick(engine())
 
 

@@ -3,67 +3,80 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import queue
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from .cases import Case, Result, cases, named, play
+from .cases import FAULTS, POINTS, Case, Result, cases, named, season
 from .report import closing, line, table
 from .stage import stage
 
+Answer = Result | BaseException | None
 
-def lane(number: int, waiting: queue.SimpleQueue[Case], results: queue.SimpleQueue[Result | BaseException | None], home: Path) -> None:
-    """Play what waits on a stage of its own; after a failure on a new one, since that may have been left broken."""
+
+def lane(
+    number: int, waiting: queue.SimpleQueue[Case], answers: queue.SimpleQueue[Answer], home: Path
+) -> None:
+    """Play what waits, on a stage of its own; after a failure on a new one."""
     stages = 0
     try:
         while not waiting.empty():
             stages += 1
             with stage(home / f"lane-{number}-{stages}") as set_up:
-                while not waiting.empty():
-                    try:
-                        case = waiting.get_nowait()
-                    except queue.Empty:
-                        break
-                    result = play(set_up, case)
-                    results.put(result)
-                    if result.problems:
-                        break
-        results.put(None)
+                for result in season(set_up, _taken(waiting)):
+                    answers.put(result)
+        answers.put(None)
     except BaseException as broken:  # the harness itself: nothing to pass over
-        results.put(broken)
+        answers.put(broken)
+
+
+def _taken(waiting: queue.SimpleQueue[Case]) -> Iterator[Case]:
+    with suppress(queue.Empty):
+        while True:
+            yield waiting.get_nowait()
+
+
+def results(answers: queue.SimpleQueue[Answer], lanes: int, count: int) -> list[Result]:
+    """What the lanes found, printed as it comes; the last word on a case counts."""
+    found: dict[Case, Result] = {}
+    while lanes:
+        answer = answers.get()
+        if answer is None:
+            lanes -= 1
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            found[answer.case] = answer
+            print(line(answer, len(found), count), flush=True)
+    return list(found.values())
 
 
 def main() -> int:
     """The number of failures decides the exit status."""
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
-    parser.add_argument("--cases", type=int, default=64)
+    parser.add_argument("--cases", type=int, default=len(POINTS) * len(FAULTS))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", help="one case, by the name that a failure printed")
     parser.add_argument("--lanes", type=int, default=2, help="stages beside each other")
     parser.add_argument("--keep", type=Path, help="a folder for logs, ledger and data, which is kept")
     given = parser.parse_args()
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # restarts of Postgres are no news here
     wanted = [named(given.only)] if given.only else list(cases(given.cases, given.seed))
     waiting: queue.SimpleQueue[Case] = queue.SimpleQueue()
     for case in wanted:
         waiting.put(case)
-    results: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
     lanes = max(1, min(given.lanes, len(wanted)))
     with tempfile.TemporaryDirectory(prefix="trellis-chaos-") as made:
         home = given.keep or Path(made)
-        for number in range(lanes):
-            threading.Thread(target=lane, args=(number, waiting, results, home), daemon=True).start()
-        found: list[Result] = []
-        while lanes:
-            result = results.get()
-            if result is None:
-                lanes -= 1
-                continue
-            if isinstance(result, BaseException):
-                raise result
-            found.append(result)
-            print(line(result, len(found), len(wanted)), flush=True)
+        for number in range(1, lanes + 1):
+            threading.Thread(target=lane, args=(number, waiting, answers, home), daemon=True).start()
+        found = results(answers, lanes, len(wanted))
         print(table(found))
         print(closing(found, len(wanted)))
     return 0 if len(found) == len(wanted) and not any(result.problems for result in found) else 1

@@ -105,8 +105,7 @@ def _store(value: int, parts: list[Any], ctx: Context) -> Artifact:
     try:
         written = ctx.artifact("numbers.txt").write_text(f"{value + total(parts)} {BIG}")
     except OSError as error:
-        assert error.errno == errno.ENOSPC
-        told(ctx, "full")
+        told(ctx, "full" if error.errno == errno.ENOSPC else "odd")
         raise
     told(ctx, "effect")
     passed("after the effect")

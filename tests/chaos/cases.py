@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from random import Random
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from typing import NamedTuple
 from . import laws, ledger, programs
 from .disk import FLAG
 from .harm import set_clock
+from .ledger import Line
 from .stage import WORKERS, Stage
 from .trigger import ARMED, Arm, publish
 
@@ -69,6 +70,24 @@ class Result(NamedTuple):
     case: Case
     problems: list[str]
     seconds: float
+    again: Callable[[Mapping[str, list[Line]]], Iterator[str]]  # look once more, on the same stage
+
+
+def season(stage: Stage, waiting: Iterable[Case]) -> Iterator[Result]:
+    """Play cases on a stage one after the other, until one fails, since that may have left the stage broken.
+
+    At last a second look at each: what a late worker has done to a run after its case was over counts as well.
+    """
+    found: list[Result] = []
+    for case in waiting:
+        found.append(play(stage, case))
+        yield found[-1]
+        if found[-1].problems:
+            break
+    lines = ledger.read(stage.folder)
+    for result in found:
+        if not result.problems and (late := list(result.again(lines))):
+            yield result._replace(problems=[f"later: {problem}" for problem in late])
 
 
 def cases(count: int, seed: int) -> Iterator[Case]:
@@ -104,7 +123,8 @@ def passages(point: str, program: programs.Program, rng: Random) -> int:
 def play(stage: Stage, case: Case) -> Result:
     """Play a case and say what is wrong."""
     began = time.monotonic()
-    return Result(case, list(_Play(stage, case).problems()), time.monotonic() - began)
+    played = _Play(stage, case)
+    return Result(case, list(played.problems()), time.monotonic() - began, played.wrong)
 
 
 class _Play:
@@ -117,6 +137,7 @@ class _Play:
         self.program = programs.draw(case.seed)
         self.id = case.name
         self.runs: dict[str, int] = {}  # id to the parameter
+        self.start = ledger.size(stage.folder)
 
     def problems(self) -> Iterator[str]:
         """Play it; everything that is wrong."""
@@ -136,13 +157,12 @@ class _Play:
             helper.end()
         if not helper.fired:
             yield f"{case.point} was passed fewer than {passage} times"
-        yield from self.wrong()
+        yield from self.wrong(ledger.read(stage.folder, self.start))
 
-    def wrong(self) -> Iterator[str]:
+    def wrong(self, lines: Mapping[str, list[Line]]) -> Iterator[str]:
         """What the laws find, now."""
-        lines = ledger.read(self.stage.folder)
         for run, base in self.runs.items():
-            for problem in laws.check(self.stage.connect(), run, self.program, base, lines):
+            for problem in laws.check(self.stage.connect(), run, self.program, base, lines.get(run, [])):
                 yield f"run {run}: {problem}"
 
     def _start(self) -> None:

@@ -83,8 +83,10 @@ def set_clock(path: str | Path, seconds: float) -> None:
 
 
 def clock(arm: Arm) -> None:
-    """This worker's clock jumps an hour."""
-    set_clock(os.environ["CHAOS_CLOCK"], HOUR if arm.fault == "clock ahead" else -HOUR)
+    """The clock of this worker jumps an hour, or that of every worker (beat's stays right)."""
+    own = Path(os.environ["CHAOS_CLOCK"])
+    for file in folder().glob("clock-*") if arm.variant % 2 else [own]:
+        set_clock(file, HOUR if arm.fault == "clock ahead" else -HOUR)
 
 
 def fill_disk(arm: Arm) -> None:

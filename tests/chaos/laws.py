@@ -37,12 +37,11 @@ SELECT idx, name, source, target, extract(epoch FROM at)::float8 FROM chaos_hist
 
 
 def check(
-    connection: psycopg.Connection[Any], run: str, program: Program, base: int, ledger: Sequence[Line]
+    connection: psycopg.Connection[Any], run: str, program: Program, base: int, lines: Sequence[Line]
 ) -> Iterator[str]:
-    """Everything that is wrong with a run that should be over."""
+    """Everything that is wrong with a run that should be over; `lines` are its own."""
     rows = connection.execute(_STEPS, [run]).fetchall()
     steps = {row[0]: row[1:] for row in rows}
-    lines = [line for line in ledger if line.run == run]
     expected = model(program, base)
     yield from _end(connection, run, program)
     if len(steps) != len(rows):
@@ -127,7 +126,7 @@ def _effects(
             yield f"{name} succeeded without its effect"
 
 
-def moves(connection: psycopg.Connection[Any], run: str, ledger: Sequence[Line]) -> Iterator[str]:
+def moves(connection: psycopg.Connection[Any], run: str, lines: Sequence[Line]) -> Iterator[str]:
     """States that changed as they may not, and bodies that began after their step was finished."""
     finished: dict[str, float] = {}
     for idx, name, source, target, at in connection.execute(_MOVES, [run]).fetchall():
@@ -135,8 +134,8 @@ def moves(connection: psycopg.Connection[Any], run: str, ledger: Sequence[Line])
             yield f"{name} ({idx}) went from {source} to {target}"
         if StepState(target) in STEP_ENDS and target != "cancelled":
             finished[name] = at
-    for line in ledger:
-        if line.run == run and line.kind == "begin" and line.at > finished.get(line.step, line.at):
+    for line in lines:
+        if line.kind == "begin" and line.at > finished.get(line.step, line.at):
             late = line.at - finished[line.step]
             yield f"{line.step} began attempt {line.attempt} {late:.3f} s after it was finished"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,9 +43,20 @@ def write(folder: str | Path, kind: str, run: str, step: str, attempt: int, key:
         os.close(descriptor)
 
 
-def read(folder: str | Path) -> list[Line]:
-    """All lines, in the order in which they were written."""
+def size(folder: str | Path) -> int:
+    """How long the ledger is now: what is written from here on is read from there."""
     path = Path(folder) / FILE
-    if not path.exists():
-        return []
-    return [Line(*json.loads(line)) for line in path.read_text().splitlines()]
+    return path.stat().st_size if path.exists() else 0
+
+
+def read(folder: str | Path, start: int = 0) -> dict[str, list[Line]]:
+    """The lines of each run, in the order in which they were written."""
+    found: dict[str, list[Line]] = defaultdict(list)
+    path = Path(folder) / FILE
+    if path.exists():
+        with path.open() as file:
+            file.seek(start)
+            for text in file:
+                line = Line(*json.loads(text))
+                found[line.run].append(line)
+    return found

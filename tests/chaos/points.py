@@ -47,7 +47,9 @@ class _Lie(threading.local):
 _lie = _Lie()
 
 
-def wrap(owner: Any, name: str, before: str = "", after: str = "", when: Callable[[Any], bool] = bool) -> None:
+def wrap(
+    owner: Any, name: str, before: str = "", after: str = "", when: Callable[[Any], bool] = bool
+) -> None:
     """Let a method pass a point when it is called, and another when it has answered (with something)."""
     method = getattr(owner, name)
 

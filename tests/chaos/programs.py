@@ -205,7 +205,9 @@ def _map_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
 
 def _store_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
     rows[node.name] = Expected(DONE, ANY, 1)
-    return {"holds": node.value + total(parts)}  # counts nothing, like the artifact, but its reader looks inside
+    return {
+        "holds": node.value + total(parts)
+    }  # counts nothing, like the artifact, but its reader looks inside
 
 
 def _store_or_not_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:

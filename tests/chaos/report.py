@@ -14,7 +14,7 @@ def line(result: Result, number: int, count: int) -> str:
     """One case as it is over."""
     case = result.case
     said = "failed" if result.problems else "passed"
-    head = f"{number:>5}/{count}  {said}  {result.seconds:5.1f} s  {case.point} × {case.fault}  (seed {case.seed})"
+    head = f"{number:>5}/{count}  {said}  {result.seconds:5.1f} s  {case.point}, {case.fault}  (seed {case.seed})"
     shown = [f"           {problem}" for problem in result.problems[:_SHOWN]]
     if len(result.problems) > _SHOWN:
         shown.append(f"           and {len(result.problems) - _SHOWN} more")

@@ -135,7 +135,9 @@ class Stage:
 
     def ready(self, seconds: float = 60.0) -> None:
         """Wait until both workers take messages."""
-        self.until(lambda: all(" ready" in worker.text() for worker in self.workers), seconds, "workers ready")
+        self.until(
+            lambda: all(" ready" in worker.text() for worker in self.workers), seconds, "workers ready"
+        )
 
     def until(self, condition: Callable[[], Any], seconds: float, what: str) -> None:
         """Look after the programs until a condition holds. Raises TimeoutError."""

@@ -54,7 +54,9 @@ def passed(point: str) -> None:
     descriptor = os.open(folder() / f"passages-{arm.case}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(descriptor, b".")
-        passage = os.lseek(descriptor, 0, os.SEEK_CUR)  # where our byte ended: nobody else has the same number
+        passage = os.lseek(
+            descriptor, 0, os.SEEK_CUR
+        )  # where our byte ended: nobody else has the same number
     finally:
         os.close(descriptor)
     if passage == arm.passage:

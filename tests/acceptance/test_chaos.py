@@ -1,0 +1,40 @@
+"""The fault suite in its short form: cases of one seed, spread over all kill points and faults (`make chaos`)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from chaos.cases import FAULTS, POINTS, cases, named, season
+from chaos.report import line
+from chaos.stage import stage
+
+CASES = 64
+SHARES = 4  # so that the processes of a parallel run divide the work among them
+
+
+def test_the_short_form_meets_every_kill_point_and_every_fault() -> None:
+    """And no pair of them twice before all have had their turn."""
+    short = list(cases(CASES, seed=1))
+    assert {case.point for case in short} == set(POINTS)
+    assert {case.fault for case in short} == set(FAULTS)
+    whole = list(cases(len(POINTS) * len(FAULTS), seed=1))
+    assert len({(case.point, case.fault) for case in whole}) == len(whole)
+    assert [named(case.name) for case in short] == short
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_every_run_ends_right_whatever_is_killed_stopped_lost_or_doubled(share: int, tmp_path: Path) -> None:
+    """Judged by the ledger outside and the journal's own history (tests/chaos/laws.py)."""
+    mine = list(cases(CASES, seed=1))[share::SHARES]
+    played = []
+    with stage(tmp_path / "stage") as set_up:
+        for result in season(set_up, mine):
+            print(line(result, len(played) + 1, len(mine)))
+            assert not result.problems, f"make chaos ONLY={result.case.name}"
+            played.append(result.case)
+    assert played == mine
