@@ -24,16 +24,6 @@ from .disk import FullDisk
 from .harm import FAULTS
 from .trigger import Arm, passed
 
-POINTS = (
-    "before claim",
-    "after claim",
-    "before the effect",
-    "after the effect",
-    "before completion commit",
-    "after completion commit",
-    "inside tick",
-    "inside map expansion",
-)
 READS = {"results", "names", "gather", "params", "durations", "ready_queues", "read_run", "read_signals"}
 
 
@@ -67,6 +57,13 @@ def wrap(
 def install() -> None:
     """Set all points into this process and those that it will fork."""
     wrap(Journal, "claim", before="before claim", after="after claim", when=lambda answer: bool(answer[0]))
+    wrap(
+        Journal,
+        "claim_ranked",
+        before="before claim",
+        after="after claim",
+        when=lambda answer: bool(answer.taken),
+    )
     wrap(
         Journal,
         "complete",
