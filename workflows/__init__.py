@@ -20,6 +20,7 @@ from .records import (
     DeadLetter,
     Event,
     Progress,
+    Reason,
     Run,
     Step,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Event",
     "Param",
     "Progress",
+    "Reason",
     "Retry",
     "Run",
     "RunState",

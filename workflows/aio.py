@@ -15,7 +15,7 @@ from ..tasks.errors import WaitTimeout
 from ..tasks.settings import Settings
 from .aio_verbs import AsyncVerbs
 from .client import POLL, Client, Startable
-from .records import Approval, Event, Json, Progress, Run, Step
+from .records import Approval, Event, Json, Progress, Reason, Run, Step
 from .states import RunState
 
 
@@ -75,6 +75,10 @@ class AsyncClient(AsyncVerbs):
     async def approvals(self, run: Run | str | None = None, *, limit: int = 100) -> Sequence[Approval]:
         """See `Client.approvals`."""
         return await asyncio.to_thread(self.sync.approvals, run, limit=limit)
+
+    async def why(self, run: Run | str) -> Sequence[Reason]:
+        """See `Client.why`."""
+        return await asyncio.to_thread(self.sync.why, run)
 
     async def get(self, run: Run | str) -> Run:
         """See `Client.get`."""

@@ -18,7 +18,7 @@ import typer
 from ..tasks.app import app as celery
 from ..tasks.errors import ConfigurationError, NotFound
 from ..tasks.settings import Settings
-from . import arguments, cli_control, files, registry, render, rollcall, show, sources, words
+from . import arguments, cli_answers, cli_control, files, registry, render, rollcall, show, sources, words
 from .client import Client
 from .hints import choices
 from .queries import Queries
@@ -81,6 +81,7 @@ def register(app: typer.Typer) -> None:
     for name, command in commands.items():
         app.command(name)(command)
     cli_control.register(app)
+    cli_answers.register(app)
 
 
 def run(

@@ -33,6 +33,7 @@ from .records import Event, Json, Progress, Run, Step
 from .spec import WorkflowSpec
 from .states import RunState, StepState
 from .verbs import Verbs, id_of
+from .why import Diagnosis
 
 Startable = Workflow | WorkflowSpec | Mapping[str, Any] | str
 Joinable = psycopg.Connection[Any] | AlchemyConnection | Session
@@ -40,7 +41,7 @@ Joinable = psycopg.Connection[Any] | AlchemyConnection | Session
 POLL = 1.0  # seconds between looks of somebody who waits and hears nothing
 
 
-class Client(Verbs, Answers):
+class Client(Verbs, Answers, Diagnosis):
     """Starts runs and reads them back.
 
     Use it as a context manager, or call `close`. Settings come from the environment where none are given.

@@ -79,7 +79,7 @@ class Dispatcher:
     """Publishes ready steps."""
 
     def __init__(self, app: Celery, settings: Settings, durations: Durations) -> None:
-        self._app = app
+        self.app = app
         self._settings = settings
         self._durations = durations
 
@@ -94,7 +94,7 @@ class Dispatcher:
             return 0
         group = str(uuid4())
         try:
-            with self._app.producer_or_acquire() as producer, producer.batch(max_size=_PIPELINE):
+            with self.app.producer_or_acquire() as producer, producer.batch(max_size=_PIPELINE):
                 for bundle in bundles:
                     self._send(producer, run, workflow, group, bundle)
         except BROKER_GONE as error:
@@ -131,7 +131,7 @@ class Dispatcher:
         if _is_ranked(first):
             content[RANKED] = first.queue
             shown += ", or what is more urgent by then"
-        amqp = self._app.amqp
+        amqp = self.app.amqp
         message = amqp.as_task_v2(
             str(uuid4()),
             first.action,
@@ -150,5 +150,5 @@ class Dispatcher:
 
     def waiting(self, queue: str) -> int:
         """How many messages the broker holds for a queue, of all priorities."""
-        with self._app.connection_or_acquire() as connection:
+        with self.app.connection_or_acquire() as connection:
             return int(connection.default_channel._size(queue))

@@ -259,6 +259,14 @@ class Approval:
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a run does not move."""
+
+    text: str
+    advice: str = ""  # a command that would end it, where there is one
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened in a run."""
 
