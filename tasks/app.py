@@ -18,3 +18,10 @@ def sender(broker_url: str) -> Celery:
     other.config_from_object("trellis.celeryconfig")
     other.conf.broker_url = broker_url
     return other
+
+
+def reader(result_backend_url: str) -> Celery:
+    """An application that only reads results, from another application's backend."""
+    other = Celery("trellis", set_as_current=False, backend=result_backend_url)
+    other.conf.update(accept_content=["json"], result_accept_content=["json"])
+    return other

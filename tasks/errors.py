@@ -22,6 +22,7 @@ a program never has to read a message. Whatever a user can meet derives from `Tr
     │   ├── WaitExpired             what a step waited for did not come in time
     │   ├── ApprovalRejected        somebody who may approve said no
     │   ├── ChildFailed             the child run of a step did not succeed
+    │   ├── TaskFailed              a foreign Celery task failed, and its worker does not say why
     │   ├── StepCancelled           the run of a running body was cancelled, or its lease was lost
     │   ├── RunFailed               the run ended as failed
     │   └── RunCancelled            the run ended as cancelled
@@ -196,6 +197,17 @@ class ChildFailed(ExecutionError):
         self.error = error
         why = f": step {error.get('step')!r}: {error.get('type')}: {error.get('message')}" if error else ""
         super().__init__(f"child run {run_id} of workflow {workflow!r} ended as {state}{why}")
+
+
+class TaskFailed(ExecutionError):
+    """The foreign Celery task `name` failed under the id `task`, and its worker does not say why."""
+
+    def __init__(self, name: str, task: str, reason: str) -> None:
+        self.name = name
+        self.task = task
+        super().__init__(
+            f"task {name!r} failed (its id is {task}; the log of its worker has the error): {reason}"
+        )
 
 
 class StepCancelled(ExecutionError):

@@ -42,6 +42,11 @@ class Settings(BaseSettings):
         description="A Celery result backend. Not needed: the journal holds the results. "
         "Only native canvases (`Workflow.canvas`) want one.",
     )
+    foreign_results_url: str | None = Field(
+        None,
+        description="The Celery result backend of the applications whose tasks are steps. With it their errors have "
+        "a type and a message, and an answer that was lost is read there.",
+    )
     artifacts_url: str | None = Field(
         None, description="Where artifacts live, any fsspec address; a folder below the home by default."
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from types import NoneType
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -28,7 +29,7 @@ from .parsing import spec_of
 from .references import NAME, IndexRef, ItemRef, ParamRef, Ref, StepRef
 from .registry import ActionInfo, Catalogue
 from .sagas import UNDO_OPTIONS, Sagas
-from .spec import Default, StepSpec, UndoSpec, WorkflowSpec
+from .spec import TASK, Default, StepSpec, UndoSpec, WorkflowSpec
 from .validate import OPTIONS, unknown_input, validate
 from .waits import Waits
 
@@ -121,9 +122,12 @@ class Workflow(Waits, Sagas):
     def step(
         self,
         name: str,
-        action: Any,
+        action: Any = None,
         /,
         *,
+        task: Any = ...,
+        args: Any = ...,
+        kwargs: Any = ...,
         inputs: Mapping[str, Any] | None = None,
         after: Any = (),
         when: str | None = None,
@@ -138,6 +142,8 @@ class Workflow(Waits, Sagas):
         """Add a step, and give the reference to its result.
 
         action: an action, or its name.
+        task: in place of an action the name of a Celery task of any application on the broker, with its `args` and
+            `kwargs` (references may stand in them) and the `queue` that the workers of that application listen to.
         inputs: the action's inputs, which may as well be given as keywords: literals and references, nested
             as you like. Use `inputs=` for one that has the name of an option.
         after: steps to wait for whose results are not used.
@@ -161,16 +167,24 @@ class Workflow(Waits, Sagas):
             "expect": expect,
             "on_failure": on_failure,
         }
+        foreign = _given(task=task, args=args, kwargs=kwargs)
+        if action is None:
+            action, inputs = TASK, self._foreign(name, foreign, options, inputs, more)
+        else:
+            more = {**foreign, **more}  # an action may have inputs of these names
         return self._add(name, action, inputs, more, options, None, OPTIONS)
 
     def map(
         self,
         name: str,
-        action: Any,
+        action: Any = None,
         /,
         *,
         over: Any,
         concurrency: int | None = None,
+        task: Any = ...,
+        args: Any = ...,
+        kwargs: Any = ...,
         inputs: Mapping[str, Any] | None = None,
         after: Any = (),
         when: str | None = None,
@@ -199,6 +213,11 @@ class Workflow(Waits, Sagas):
             "on_failure": on_failure,
         }
         mapped = {"over": self._encoded(over, name, "over", False), "concurrency": concurrency}
+        foreign = _given(task=task, args=args, kwargs=kwargs)
+        if action is None:
+            action, inputs = TASK, self._foreign(name, foreign, options, inputs, more)
+        else:
+            more = {**foreign, **more}
         return self._add(name, action, inputs, more, options, mapped, MAP_OPTIONS)
 
     def _add(
@@ -279,6 +298,33 @@ class Workflow(Waits, Sagas):
                 )
             content["inputs"] = {key: self._encoded(value, name, key, mapped) for key, value in given.items()}
         return content
+
+    def _foreign(
+        self,
+        name: str,
+        given: dict[str, Any],
+        options: dict[str, Any],
+        inputs: Mapping[str, Any] | None,
+        more: dict[str, Any],
+    ) -> dict[str, Any]:
+        """The inputs of a step that is a task of another application; its queue is theirs, not ours."""
+        task = getattr(given.get("task"), "name", given.get("task"))  # the task itself is as good as its name
+        if not isinstance(task, str) or not task:
+            problem = "a step needs an action, or task= with the name of a Celery task"
+        elif inputs or more:
+            extra = next(iter({**(inputs or {}), **more}))
+            problem = (
+                f"{extra!r} is no option: task {task!r} takes its arguments as args=[…] and kwargs={{…}}"
+            )
+        elif not isinstance(given.get("args"), list | tuple | Ref | NoneType):
+            problem = f"args= is a list, or a reference to one, not {given['args']!r}"
+        elif not isinstance(given.get("kwargs"), Mapping | Ref | NoneType):
+            problem = f"kwargs= is a mapping, or a reference to one, not {given['kwargs']!r}"
+        else:
+            asked = {**given, "task": task, "queue": options["queue"], "priority": options["priority"]}
+            options["queue"] = None
+            return {each: value for each, value in asked.items() if value is not None}
+        raise DefinitionError(problem, workflow=self.name, step=name)
 
     def _check_name(self, name: str) -> None:
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
@@ -392,6 +438,10 @@ class Workflow(Waits, Sagas):
 
     def __repr__(self) -> str:
         return f"<Workflow {self.name!r}, {len(self._steps)} steps>"
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not ...}
 
 
 def _param_schema(workflow: str, name: str, kind: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ under the action's own task name, so that Flower shows what runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 from uuid import uuid4
@@ -147,6 +147,47 @@ class Dispatcher:
         amqp.send_task_message(
             producer, first.action, message, queue=first.queue, priority=9 - first.priority, retry=False
         )
+
+    def call(
+        self,
+        task: str,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        queue: str,
+        priority: int | None,
+        run: str,
+        callbacks: Sequence[Any],
+        errbacks: Sequence[Any],
+    ) -> bool:
+        """Send a task of some application by its name; False where the broker cannot be reached."""
+        amqp = self.app.amqp
+        message = amqp.as_task_v2(
+            task,
+            name,
+            list(args),
+            dict(kwargs),
+            root_id=run,
+            callbacks=list(callbacks),
+            errbacks=list(errbacks),
+        )
+        # Without a priority of its own as any other application sends it, which on Redis is the most urgent.
+        urgency = 0 if priority is None else 9 - priority
+        try:
+            with self.app.producer_or_acquire() as producer:
+                amqp.send_task_message(producer, name, message, queue=queue, priority=urgency, retry=False)
+        except BROKER_GONE as error:
+            log.warning("task.unsent", run=run, task=task, name=name, error=str(error))
+            return False
+        return True
+
+    def revoke(self, tasks: Sequence[str]) -> None:
+        """Ask all workers not to begin these tasks, as far as they can be asked."""
+        try:
+            self.app.control.revoke(list(tasks))
+        except BROKER_GONE as error:
+            log.warning("task.unrevoked", tasks=len(tasks), error=str(error))
 
     def waiting(self, queue: str) -> int:
         """How many messages the broker holds for a queue, of all priorities."""

@@ -307,6 +307,11 @@ class Journal:
         """All signals of a name, the oldest first, inside a decision."""
         return [Signal._make(row) for row in _ask(connection, "read_signals", run=run, name=name)]
 
+    def clock(self, connection: Connection | None = None) -> float:
+        """The time by Postgres, in seconds since 1970; also inside a decision."""
+        rows = self._rows("clock") if connection is None else _ask(connection, "clock")
+        return float(rows[0][0])
+
     def tell(self, connection: Connection, run: str, kind: str, idx: int | None, detail: Json) -> None:
         """Write an event, inside a transaction."""
         _ask(connection, "tell", run=run, kind=kind, idx=idx, detail=wire.dumps(detail))

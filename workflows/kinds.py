@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, Field
 from . import registry
 from .contract import Contract
 from .registry import ActionInfo
+from .spec import TASK
 
 WAIT_FOR = "trellis.wait_for"
 APPROVE = "trellis.approve"
@@ -23,6 +24,7 @@ CHILD = "trellis.child"
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
+TaskName = Annotated[str, Field(min_length=1, max_length=400)]
 
 
 def _wait_for(signal: Text, timeout: Seconds | None = None, default: Any = None) -> Any: ...
@@ -48,12 +50,22 @@ def _until(moment: AwareDatetime) -> None: ...
 def _child(workflow: str | dict[str, Any], params: dict[str, Any] | None = None) -> Any: ...
 
 
+def _task(
+    task: TaskName,
+    args: list[Any] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    queue: Text | None = None,
+    priority: Annotated[int, Field(ge=0, le=9)] | None = None,
+) -> Any: ...
+
+
 _SIGNATURES: dict[str, Callable[..., Any]] = {
     WAIT_FOR: _wait_for,
     APPROVE: _approve,
     SLEEP: _sleep,
     UNTIL: _until,
     CHILD: _child,
+    TASK: _task,
 }
 
 CONTRACTS = {name: Contract.of(function, name) for name, function in _SIGNATURES.items()}

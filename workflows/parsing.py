@@ -86,6 +86,8 @@ def _where(place: Place) -> str:
 
 def _sentence(problem: Any, place: Place) -> str:
     kind = problem["type"]
+    if kind == "task_form":
+        return str(problem["msg"])
     if kind == "extra_forbidden":
         return f"there is no such field{choices(str(place[-1]), _siblings(place), 'there are')}"
     if kind == "missing":

@@ -11,13 +11,23 @@ import json
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from ..tasks.retry import Retry
 from .references import NAME, Hole, Path, holes
 
 NAME_PATTERN = f"^{NAME}$"
 WORKFLOW_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
+TASK = "trellis.task"  # the action that a step with `task` comes down to
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=200)]
 
@@ -62,13 +72,62 @@ def _fail(value: Any) -> Any:
     return None if value == "fail" else value
 
 
+def _task_or_action(schema: dict[str, Any]) -> None:
+    schema["required"].remove("action")
+    schema["oneOf"] = [
+        {"required": ["action"], "properties": {"args": False, "kwargs": False}},
+        {"required": ["task"], "properties": {"inputs": False}},
+    ]
+
+
+def _of_task(content: Any) -> Any:
+    """A step with `task` as the step of the engine's action that it comes down to: one form for both."""
+    if not isinstance(content, dict):
+        return content
+    if content.get("action") == TASK and content.get("queue") is not None:
+        inputs = {"queue": content["queue"], **(content.get("inputs") or {})}
+        return {**content, "queue": None, "inputs": inputs}
+    if content.get("task") is None:
+        if content.get("args") is not None or content.get("kwargs") is not None:
+            raise _refused("args and kwargs are those of a `task`: an action takes `inputs`")
+        return content
+    if content.get("action") is not None:
+        raise _refused("has both an action and a task: remove one of them")
+    if content.get("inputs"):
+        raise _refused("a `task` takes `args` and `kwargs`, not `inputs`")
+    if not isinstance(content["task"], str) or not content["task"]:
+        raise _refused(f"`task` is the name of a Celery task, not {content['task']!r}")
+    moved = ("task", "args", "kwargs", "queue")
+    given = {name: content[name] for name in (*moved, "priority") if content.get(name) is not None}
+    return {
+        **{name: each for name, each in content.items() if name not in moved},
+        "action": TASK,
+        "inputs": given,
+    }
+
+
+def _refused(problem: str) -> PydanticCustomError:
+    return PydanticCustomError("task_form", "{problem}", {"problem": problem})
+
+
 class StepSpec(BaseModel):
     """One step: an action with its inputs and how it is run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_task_or_action)
 
     action: Annotated[str, StringConstraints(min_length=1, max_length=400)] = Field(
         description="The action's name."
+    )
+    task: str | None = Field(
+        None,
+        description="In place of an action: the name of a Celery task of any application on the broker. Its `queue` "
+        "is the one that the workers of that application listen to.",
+    )
+    args: list[JsonValue] | str | None = Field(
+        None, description="The positional arguments of the `task`, or a reference to a list of them."
+    )
+    kwargs: dict[str, JsonValue] | str | None = Field(
+        None, description="The keyword arguments of the `task`, or a reference to an object of them."
     )
     inputs: dict[str, JsonValue] = Field(
         default_factory=dict,
@@ -108,6 +167,11 @@ class StepSpec(BaseModel):
         "{default: …}: they go on with that value.",
     )
     map: MapSpec | None = Field(None, description="Run the action once for each item of a list.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _comes_down_to_an_action(cls, content: Any) -> Any:
+        return _of_task(content)
 
     @cached_property
     def holes(self) -> tuple[tuple[Path, Hole], ...]:

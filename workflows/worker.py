@@ -23,7 +23,7 @@ from ..tasks.app import app
 from ..tasks.errors import CommunicationError, TrellisError
 from ..tasks.logs import configure
 from ..tasks.settings import current
-from . import events, recovery
+from . import events, foreign, recovery
 from .client import Client
 from .dispatch import BUNDLE, RANKED, unpack
 from .engine import engine
@@ -91,6 +91,27 @@ def start(
     Without a key the message's own id is one: a message that is delivered twice starts one run.
     """
     return _client().start(workflow, params, key=key or f"message:{self.request.id}").id
+
+
+# What a foreign task says must not be lost while Postgres is away.
+_PATIENT: dict[str, Any] = {
+    "autoretry_for": (CommunicationError, psycopg.OperationalError),
+    "max_retries": None,
+    "retry_backoff": 1,
+    "retry_backoff_max": 30,
+}
+
+
+@app.task(name=foreign.RETURNED, typing=False, **_PATIENT)
+def returned(value: Any = None, **about: str) -> None:
+    """A foreign task, called as a step, has returned."""
+    foreign.returned(engine(), value, **about)
+
+
+@app.task(name=foreign.RAISED, typing=False, **_PATIENT)
+def raised(*_: Any, **about: str) -> None:
+    """A foreign task, called as a step, has failed."""
+    foreign.raised(engine(), **about)
 
 
 @lru_cache(maxsize=1)

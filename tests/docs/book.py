@@ -8,6 +8,7 @@ How a page is written:
                  with `# name.py` (or `# name.py, continued`) as its first line it is that file
   ```yaml, json  the same for files; a definition's form is checked
   ```console     commands after `$ `, run and compared with what is shown; without `$ ` only checked
+                 `trellis up`, `trellis worker` and `celery -A … worker` go on in the background
   ```bash        commands that are only checked (commands.py); `export` holds for the rest of the page
   ```sql         run on the page's database
   ```text        not run
@@ -100,6 +101,7 @@ class Book:
         self._repl: Repl | None = None
         self._worker: tuple[int, list[str], dict[str, str]] | None = None
         self._running: list[int] = []
+        self._ticking = False
         self._up: subprocess.Popen[bytes] | None = None
         self._held = ExitStack()
 
@@ -166,6 +168,9 @@ class Book:
             "TRELLIS_DATABASE_URL": self._stack.database_url,
             "TRELLIS_BROKER_URL": self._stack.broker_url,
             "TRELLIS_RESULT_BACKEND_URL": self._stack.servers.redis.url(110),
+            "TRELLIS_FOREIGN_RESULTS_URL": self._stack.servers.redis.url(111),
+            "CELERY_BROKER_URL": self._stack.broker_url,
+            "CELERY_RESULT_BACKEND": self._stack.servers.redis.url(111),
         }
         for each in assignments:
             name, _, value = each.partition("=")
@@ -235,6 +240,9 @@ class Book:
         if words[:2] == ["trellis", "worker"]:
             self._start_worker(words[2:], env)
             return []
+        if words[:2] == ["celery", "-A"] and "worker" in words:  # of an application of the page's own
+            self._celery(words[2], ["", "", *words, "-l", "info"], env)
+            return []
         if words[:2] == ["kill", "-9"]:
             self._kill()
             return []
@@ -270,7 +278,8 @@ class Book:
         self._announce(
             commands.application().commands["up"].make_context("up", list(arguments)).params["imports"]
         )
-        if not self._running:
+        if not self._ticking:
+            self._ticking = True
             schedule = self.folder / ".trellis" / "beat-schedule"
             self._celery("beat", services.beat_command(self._stack.settings, schedule), env)
         self._start_worker(arguments, env)

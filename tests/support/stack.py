@@ -182,6 +182,19 @@ class Stack:
         assert process.popen.poll() is None, process.text()
         return process
 
+    def foreign_worker(self, module: str, *arguments: str, **env: str) -> Process:
+        """A worker of another Celery application, a module of this folder that has nothing of ours in it."""
+        command = [sys.executable, "-m", "celery", "-A", module, "worker", "-n", f"{module}@test", "-l", "info",
+                   "--without-gossip", "--without-mingle", *arguments]  # fmt: skip
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("TRELLIS_")}
+        began = sum(1 for process in self.processes if process.log.name.startswith(module))
+        log = self.folder / f"{module}{began}.log"
+        process = Process(command, {**ours, "PYTHONPATH": str(SUPPORT), **env}, log)
+        self.processes.append(process)
+        eventually(lambda: " ready" in process.text() or process.popen.poll() is not None, 30, "worker ready")
+        assert process.popen.poll() is None, process.text()
+        return process
+
     def beat(self) -> Process:
         return self.spawn("beat", "beat", "-s", str(self.folder / "schedule"), "-l", "info")
 

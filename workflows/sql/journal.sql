@@ -324,6 +324,9 @@ RETURNING id, key, payload, at
 -- name: read_signals
 SELECT id, key, payload, at FROM signal WHERE run_id = %(run)s AND name = %(name)s ORDER BY id
 
+-- name: clock
+SELECT extract(epoch FROM clock_timestamp())::float8
+
 -- name: tell
 INSERT INTO event (run_id, kind, idx, detail) VALUES (%(run)s, %(kind)s, %(idx)s, %(detail)s::jsonb)
 
