@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import approvals, children, foreign, growth, kinds, plan, waiting
+from . import approvals, children, foreign, growth, kinds, plan, spec, waiting
 from .here import Here
 from .records import Claimed, Json, Outcome, Parked, Recorded
 
@@ -23,5 +23,5 @@ NATIVES: dict[str, Native] = {
     kinds.SLEEP: waiting.sleep,
     kinds.UNTIL: waiting.until,
     kinds.CHILD: children.child,
-    kinds.TASK: foreign.call,
+    spec.TASK: foreign.call,
 }
