@@ -57,15 +57,14 @@ class Answers:
 
     def approvals(self, run: Run | str | None = None, *, limit: int = 100) -> Sequence[Approval]:
         """The steps that wait for approval, of one run or of all, with what they show."""
-        return self._queries.approvals(None if run is None else _id(run), None, limit)
+        return self._queries.approvals(None if run is None else _id(run), limit)
 
     def _vote(self, run: Run | str, step: str, by: str, comment: str, vote: str, shown: str | None) -> bool:
         run_id = _id(run)
         _check("by", by)
-        found = self._queries.approvals(run_id, step, 1)
-        if not found:
+        asked = self._queries.approval(run_id, step)
+        if asked is None:
             self._refuse(run_id, step)
-        asked = found[0]
         if asked.who and by not in asked.who:
             raise NotPermitted(f"decide on step {step!r}", by, asked.who)
         if shown is not None and shown != asked.digest:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from secrets import token_hex
 
 from ..tasks.database import Connection
 from ..tasks.errors import ApprovalRejected, InputError, WaitExpired
@@ -26,6 +27,8 @@ def approve(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome | Non
     _check(given)
     began, note = time.monotonic(), noted(step)
     shown = {"message": given.get("message", ""), "show": given.get("show") or {}}
+    ballot = note.get("ballot") or token_hex(4)  # asked again (a retry, say), the old votes do not count
+    asking = digest({**shown, "ballot": ballot})
     expires, after = given.get("expires"), given.get("escalate_after")
     timed_out = note.get("woken") == "time"
     escalated = bool(note.get("escalated")) or (timed_out and after is not None)
@@ -34,7 +37,7 @@ def approve(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome | Non
 
     def decision(connection: Connection) -> Outcome | Parked:
         votes = here.journal.signals(connection, here.run, channel(step.name))
-        verdict = count(votes, digest(shown), who)
+        verdict = count(votes, asking, who)
         if verdict.no is not None:
             return failed(step, ApprovalRejected(step.name, *verdict.no), began)
         if len(verdict.yes) >= needed:
@@ -43,7 +46,14 @@ def approve(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome | Non
             return failed(step, WaitExpired(f"{needed} approvals", expires), began)
         if escalated and not note.get("escalated"):
             here.journal.tell(connection, here.run, "step.escalated", step.idx, {"to": given["escalate_to"]})
-        asked = {**shown, "digest": digest(shown), "who": who, "needed": needed, "escalated": escalated}
+        asked = {
+            **shown,
+            "ballot": ballot,
+            "digest": asking,
+            "who": who,
+            "needed": needed,
+            "escalated": escalated,
+        }
         asked["yes"] = list(verdict.yes)
         return parked(step, channel(step.name), asked, **_patience(note, timed_out, expires, after))
 

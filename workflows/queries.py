@@ -33,6 +33,8 @@ _LETTER = (
     DeadLetterRow.action, DeadLetterRow.error,
 )  # fmt: skip
 
+_ASKING = (StepState.PARKED, StepState.READY, StepState.RUNNING)
+
 
 class Queries:
     """Reads of the journal."""
@@ -113,23 +115,36 @@ class Queries:
         )
         return {name.removesuffix("[]"): result for name, result in rows}
 
-    def approvals(self, run_id: str | None, step: str | None, limit: int) -> list[Approval]:
-        """Steps that wait for approval: of one run or of all, of one name or of any; the most urgent first."""
+    def approvals(self, run_id: str | None, limit: int) -> list[Approval]:
+        """Steps that wait for approval, of one run or of all."""
         statement = (
-            select(RunRow.id, RunRow.workflow, StepRow.name, StepRow.wait)
-            .join(RunRow, RunRow.id == StepRow.run_id)
+            self._asked()
             .where(StepRow.state == StepState.PARKED.value)
+            # A range of the index: everything that begins with the prefix (`;` comes after `:`).
+            .where(StepRow.waits_for >= "approval:", StepRow.waits_for < "approval;")
             .order_by(StepRow.waits_for, StepRow.run_id)
             .limit(limit)
         )
-        if step is None:
-            # A range of the index: everything that begins with the prefix (`;` comes after `:`).
-            statement = statement.where(StepRow.waits_for >= "approval:", StepRow.waits_for < "approval;")
-        else:
-            statement = statement.where(StepRow.waits_for == f"approval:{step}")
         if run_id is not None:
             statement = statement.where(StepRow.run_id == as_uuid(run_id))
         return [Approval.from_row(*row) for row in self._all(statement)]
+
+    def approval(self, run_id: str, step: str) -> Approval | None:
+        """What a step asks, also while it is awake for a moment because somebody has just voted."""
+        statement = (
+            self._asked()
+            .where(StepRow.run_id == as_uuid(run_id), StepRow.waits_for == f"approval:{step}")
+            .where(StepRow.state.in_([each.value for each in _ASKING]))
+        )
+        parked = self._all(statement.where(StepRow.state == StepState.PARKED.value))
+        rows = parked or self._all(statement)  # the second one reads the run, and is seldom needed
+        return Approval.from_row(*rows[0]) if rows else None
+
+    @staticmethod
+    def _asked() -> Select[Any]:
+        return select(RunRow.id, RunRow.workflow, StepRow.name, StepRow.wait).join(
+            RunRow, RunRow.id == StepRow.run_id
+        )
 
     def edges(self, run_id: str) -> list[tuple[int, str, StepState, list[int]]]:
         """Each step with its state and its dependents."""

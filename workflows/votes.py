@@ -23,7 +23,7 @@ def channel(step: str) -> str:
 
 
 def digest(shown: Mapping[str, Json]) -> str:
-    """The identity of what is shown."""
+    """The identity of what is asked: what is shown, and which asking of it this is."""
     text = json.dumps(shown, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
 

@@ -282,6 +282,22 @@ def test_one_rejection_fails_the_step(stack: Stack) -> None:
         stack.client.result(run)
 
 
+def test_a_retry_asks_again(stack: Stack) -> None:
+    """Who said no is asked anew, and so is who said yes: the old votes were on another asking."""
+    run = go(stack, approval(needed=2), price=3)
+    stack.client.approve(run, "ok", "ann")
+    stack.client.reject(run, "ok", "bob")
+    stack.drain(run)
+    assert stack.client.get(run).state is RunState.FAILED
+    stack.client.retry(run)
+    stack.drain(run)
+    assert stack.client.approvals(run)[0].yes == ()
+    assert stack.client.approve(run, "ok", "bob")
+    assert stack.client.approve(run, "ok", "ann")
+    stack.drain(run)
+    assert stack.client.result(run)["then"]["by"] == ["bob", "ann"]
+
+
 def test_an_approval_of_something_else_does_not_count(stack: Stack) -> None:
     """A vote is bound to the digest of what was shown: given for other inputs it changes nothing."""
     run, other = go(stack, approval(), price=3), go(stack, approval(), price=4)
