@@ -32,6 +32,8 @@ a program never has to read a message. Whatever a user can meet derives from `Tr
         ├── NotPermitted            who asks may not do this
         ├── ApprovalStale           what was approved is not what is shown
         ├── NotFinished             the run has no result yet
+        ├── NotInProcess            an in-process stack (trellis.workflows.testing) cannot do it
+        ├── Stalled                 nothing that an in-process stack could wait for would end the run
         └── WaitTimeout             the run did not end within the time given
 """
 
@@ -284,6 +286,26 @@ class NotFinished(StateError):
         self.run_id = run_id
         self.state = state
         super().__init__(f"run {run_id} is {state} and has no result yet: wait for it first")
+
+
+class NotInProcess(StateError):
+    """An in-process stack (`trellis.workflows.testing`) cannot do it; `what` names it."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(
+            f"not available in-process: {what}; test it with a Client on a real stack (`trellis up`)"
+        )
+
+
+class Stalled(StateError):
+    """Nothing that an in-process stack could wait for would end the run; `waiting` maps open steps to their state."""
+
+    def __init__(self, run_id: str, waiting: dict[str, str]) -> None:
+        self.run_id = run_id
+        self.waiting = waiting
+        steps = ", ".join(f"{name!r} {state}" for name, state in waiting.items())
+        super().__init__(f"run {run_id} does not end by itself: {steps or 'no step is open'}")
 
 
 class WaitTimeout(StateError, TimeoutError):

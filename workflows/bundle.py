@@ -7,7 +7,6 @@ action says `effects="once"` is recorded alone, before anything else runs.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import deque
@@ -29,7 +28,7 @@ from .execution import execute, failed, skipped, timeout_of, unkept, wanted
 from .here import Here
 from .journal import Ahead, Journal
 from .keeper import Held, Keeper
-from .limits import guard
+from .limits import Guard
 from .natives import NATIVES, Native
 from .records import Claimed, Completed, Json, Outcome, Parked
 from .registry import ActionInfo, Actions
@@ -53,6 +52,9 @@ class Parts(Protocol):
     @property
     def worker(self) -> str:
         """This process, as the journal names it."""
+
+    def guard(self) -> Guard:
+        """What holds the bodies of the calling thread to their limits."""
 
 
 class Bundle:
@@ -106,7 +108,7 @@ class Bundle:
             raise
         finally:
             keeper.unwatch(self)
-            guard().rest()
+            self._parts.guard().rest()
             structlog.contextvars.clear_contextvars()
             self._parts.durations.share()
 
@@ -225,7 +227,7 @@ class Bundle:
         return self._execute(step, info, inputs)
 
     def _execute(self, step: Claimed, info: ActionInfo, inputs: Mapping[str, Json]) -> Outcome | None:
-        watch = guard()
+        watch = self._parts.guard()
         settings = self._parts.settings
         held = Held(self._run, step, timeout_of(step, settings), watch)
 
@@ -272,7 +274,7 @@ class Bundle:
             self._workflow,
             self._correlation,
         )
-        self.current = Held(self._run, step, parts.settings.step_timeout, guard())
+        self.current = Held(self._run, step, parts.settings.step_timeout, parts.guard())
         try:
             answer = native(here, step, inputs)
         finally:
@@ -299,7 +301,7 @@ class Bundle:
     def _upstream(self, step: Claimed) -> Mapping[int | str, Json]:
         for ref in step.refs or ():
             if ref not in self._results:
-                self._results[ref] = json.loads(self._raw[ref])
+                self._results[ref] = wire.loads(self._raw[ref])
         return self._results
 
     def _inputs(self, step: Claimed, results: Mapping[int | str, Json]) -> dict[str, Json]:

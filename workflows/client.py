@@ -59,7 +59,7 @@ class Client(Verbs, Answers, Diagnosis):
         base = settings or current()
         given = {"database_url": database_url, "broker_url": broker_url}
         self.settings = base.model_copy(update={name: url for name, url in given.items() if url is not None})
-        self.database = Database(self.settings.need_database(), self.settings)
+        self.database = self._make_database()
         self._journal = Journal(self.database, self.settings)
         self._durations = Durations(self._journal)
         self._dispatcher = self._make_dispatcher()
@@ -78,6 +78,9 @@ class Client(Verbs, Answers, Diagnosis):
         """Close the connections."""
         self._listener.close()
         self.database.close()
+
+    def _make_database(self) -> Database:
+        return Database(self.settings.need_database(), self.settings)
 
     def _make_dispatcher(self) -> Dispatcher | None:
         url = self.settings.broker_url

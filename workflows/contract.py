@@ -194,6 +194,12 @@ def unkeepable(value: Any) -> str | None:
     return None
 
 
+def context_of(function: Callable[..., Any]) -> str | None:
+    """The parameter of a function that takes the context; None where none is annotated so."""
+    hints = _resolved_hints(function, getattr(function, "__name__", repr(function)))
+    return next((name for name, hint in hints.items() if name != "return" and _is_context(hint)), None)
+
+
 def _resolved_hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
     target = function if inspect.isroutine(function) else type(function).__call__
     try:

@@ -16,7 +16,7 @@ from celery import Celery
 from ..tasks.app import app
 from ..tasks.database import Database
 from ..tasks.settings import Settings, current
-from . import registry
+from . import limits, registry
 from .bundle import Bundle
 from .dispatch import Dispatcher
 from .durations import Durations
@@ -27,9 +27,9 @@ from .keeper import Keeper
 class Engine:
     """Everything that running steps takes."""
 
-    def __init__(self, settings: Settings, celery: Celery = app) -> None:
+    def __init__(self, settings: Settings, celery: Celery = app, database: Database | None = None) -> None:
         self.settings = settings
-        self.database = Database(settings.need_database(), settings)
+        self.database = database or Database(settings.need_database(), settings)
         self.journal = Journal(self.database, settings)
         self.durations = Durations(self.journal)
         self.dispatcher = Dispatcher(celery, settings, self.durations)
@@ -40,6 +40,10 @@ class Engine:
     def worker(self) -> str:
         """This process, as the journal names it."""
         return f"{socket.gethostname()}:{os.getpid()}"
+
+    def guard(self) -> limits.Guard:
+        """What holds the bodies of the calling thread to their limits."""
+        return limits.guard()
 
     def run_bundle(self, action: str, run: str, idx: Sequence[int], ranked: str | None = None) -> None:
         """Run these steps of a run, all of one action, as far as they are ready.

@@ -123,8 +123,11 @@ def _is_shutdown(error: SystemExit) -> bool:
     """Whether Celery ends this process, from a signal handler in the midst of a body; else the body said so itself."""
     if isinstance(error, WorkerShutdown | WorkerTerminate):
         return True
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("billiard", "celery")
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    places = [(str(frame.f_globals.get("__name__")), frame.f_code.co_name) for frame in frames]
+    if places[-1] == ("billiard.pool", "exit"):
+        places.pop()  # a pool process puts this in the place of sys.exit: who called it is what counts
+    return places[-1][0].partition(".")[0] in ("billiard", "celery")
 
 
 def skipped(step: Claimed) -> Outcome:
@@ -179,7 +182,7 @@ def describe(error: BaseException, step: str) -> dict[str, Json]:
     while (
         trace is not None
         and trace.tb_next is not None
-        and Path(trace.tb_frame.f_code.co_filename).parent == _HERE
+        and Path(trace.tb_frame.f_code.co_filename).is_relative_to(_HERE)
     ):
         trace = trace.tb_next  # the frames that lead to the body are ours
     try:

@@ -7,7 +7,9 @@ treats as special (backslash, tab, newline) is escaped, and nothing else can occ
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from typing import Any
 
 from .plan import PlannedStep
@@ -23,6 +25,30 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 def dumps(value: Any) -> str:
     """Compact JSON."""
     return _encode(value)
+
+
+_EXPONENT = re.compile(rb"\d[eE]|-0")
+
+
+def loads(data: bytes) -> Any:
+    """A JSON text as the value that comes back from a jsonb column.
+
+    A worker that goes on with its own results must see in them what every other worker reads from the journal: jsonb
+    keeps numbers as decimals (1e16 is an integer, there is no -0.0) and the keys of an object in an order of its own.
+    """
+    if b"{" not in data and not _EXPONENT.search(data):
+        return json.loads(data)
+    return json.loads(data, parse_float=_number, object_pairs_hook=_object)
+
+
+def _number(text: str) -> int | float:
+    value = Decimal(text)
+    exponent = value.as_tuple().exponent
+    return int(value) if isinstance(exponent, int) and exponent >= 0 else float(value) + 0.0
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return dict(sorted(dict(pairs).items(), key=lambda pair: (len(pair[0].encode()), pair[0].encode())))
 
 
 def _escape(text: str) -> str:

@@ -11,9 +11,11 @@ import pytest
 import steps
 from stack import Stack
 
+from trellis.tasks.app import sender
 from trellis.tasks.errors import NotFinished, RunCancelled, RunFailed
 from trellis.workflows import Default, Retry, Workflow, bundle
 from trellis.workflows.bundle import Bundle
+from trellis.workflows.engine import Engine
 from trellis.workflows.states import RunState, StepState
 
 
@@ -363,3 +365,27 @@ def test_a_result_that_came_too_late_is_not_used(stack: Stack) -> None:
     stack.engine.journal.complete = overtaken  # type: ignore[method-assign, assignment]
     stack.engine.run_bundle("returns", run, [0, 1])
     assert stack.client.result(run, "c") == ["official", "x"]
+
+
+VALUES = [
+    {"b": 1, "aa": [1e16, {"z": -0.0, "y": 1.5e3}], "a": {"ß": 1, "c": 2}, "": 0}, 1e22, 1e-9, 1.0, 2**70, 0.1, -0.0,
+    1.7976931348623157e308, "1e16 {", [None, True, "ä\u2028\n"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_a_worker_sees_its_own_results_as_all_others_do(stack: Stack, value: object) -> None:
+    """Gone on with or read from the journal: the same value, of the same type, with its keys in the same order."""
+    wf = Workflow("seen", register=False)
+    first = wf.step("first", steps.parses, text=json.dumps(value))
+    wf.step("second", steps.returns, value=[f"={first}", first])
+    read = stack.client.start(wf).id
+    other = Engine(stack.with_settings(bundle_ms=0), sender(stack.broker_url))
+    other.run_bundle("parses", read, [0])
+    other.run_bundle("returns", read, [1])
+    other.database.close()
+    stack.engine.durations.measured("returns", 0.0001)
+    ahead = stack.client.start(wf).id
+    stack.engine.run_bundle("parses", ahead, [0])
+    assert stack.client.get(ahead).state is RunState.SUCCEEDED
+    assert repr(stack.client.result(ahead, "second")) == repr(stack.client.result(read, "second"))

@@ -1,5 +1,6 @@
 """Actions for the tests; workers import this module by name."""
 
+import json
 import os
 import signal
 import sys
@@ -239,3 +240,23 @@ def works_if(file: str, ctx: Context, ledger: str = "", value: Any = None) -> An
     if not Path(file).exists():
         raise FileNotFoundError(f"no {Path(file).name} yet")
     return value
+
+
+@action(name="kind")
+def kind(value: Any) -> str:
+    """The type that a value has inside a body."""
+    return type(value).__name__
+
+
+@action(name="fails_on")
+def fails_on(value: Any, bad: Any) -> Any:
+    """Fails for one value and returns the others."""
+    if value == bad:
+        raise ValueError(str(value))
+    return value
+
+
+@action(name="parses")
+def parses(text: str) -> Any:
+    """The value of a JSON text, as Python reads it."""
+    return json.loads(text)

@@ -1,0 +1,47 @@
+"""Each test runs twice: on the engine with its workers, and in-process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from sides import InProcess, Real, Side
+from stack import QUICK, Stack, stack_of
+
+from trellis.tasks import embedded
+from trellis.workflows import Workflow
+from trellis.workflows.testing import Runner
+
+REDIS_DB = 100  # of the suite's one stack; those of other tests lie below
+
+
+@pytest.fixture(scope="session")
+def shared(
+    servers: embedded.Servers, template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """One stack with a worker and a beat for the whole suite."""
+    with redis.Redis.from_url(servers.redis.url(REDIS_DB)) as broker:
+        broker.flushdb()
+    for stack in stack_of(servers, template, "conformance", REDIS_DB, tmp_path_factory.mktemp("conformance")):
+        stack.worker(concurrency=3)
+        stack.beat()
+        yield stack
+
+
+@pytest.fixture(params=["engine", "in-process"])
+def side(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Side]:
+    """One side and then the other."""
+    ledger = str(tmp_path / "ledger.txt")
+    if request.param == "engine":
+        yield Real(request.getfixturevalue("shared"), ledger)
+        return
+    with Runner(**QUICK) as runner:
+        yield InProcess(runner, ledger)
+
+
+@pytest.fixture
+def wf(request: pytest.FixtureRequest) -> Workflow:
+    """A new workflow, called like its test."""
+    return Workflow(request.function.__name__.removeprefix("test_"), register=False)

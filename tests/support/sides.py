@@ -1,0 +1,97 @@
+"""The two sides that one suite holds to each other: the engine with its workers, and the in-process runner."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import steps
+from stack import Stack, eventually
+
+from trellis.workflows import Client, Context, Run
+from trellis.workflows.testing import Runner, WorkerCrash
+
+PATIENCE = 60.0
+
+
+class Side:
+    """What a test of the suite drives."""
+
+    name: str
+    client: Client
+    ledger: str
+
+    def finish(self, workflow: Any, params: dict[str, Any] | None = None, **options: Any) -> Run:
+        """Start a run and wait until it is over."""
+        return self.client.wait(self.client.start(workflow, params or {}, **options), timeout=PATIENCE)
+
+    def eventually(self, condition: Callable[[], Any]) -> Any:
+        """What a condition gives once it is true."""
+        raise NotImplementedError
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass."""
+        raise NotImplementedError
+
+    def states(self, run: Run) -> dict[str, str]:
+        """The state of every step by name."""
+        return {step.name: step.state.value for step in self.client.steps(run)}
+
+    def effects(self) -> Counter[str]:
+        """How often each step has left its line in this test's ledger."""
+        path = Path(self.ledger)
+        lines = path.read_text().splitlines() if path.exists() else []
+        return Counter(line.split()[1] for line in lines)
+
+
+class Real(Side):
+    """Postgres, Redis, a worker and a beat."""
+
+    name = "engine"
+
+    def __init__(self, stack: Stack, ledger: str) -> None:
+        self.client = stack.client
+        self.ledger = ledger
+
+    def eventually(self, condition: Callable[[], Any]) -> Any:
+        return eventually(condition, PATIENCE)
+
+    def pass_time(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        eventually(lambda: time.monotonic() >= end, PATIENCE)
+
+
+class InProcess(Side):
+    """The runner. Bodies that take their process down or sleep for long say so to it instead."""
+
+    name = "in-process"
+
+    def __init__(self, runner: Runner, ledger: str) -> None:
+        self.client = self.runner = runner
+        self.ledger = ledger
+        runner.replace(steps.dies, self._dies)
+        runner.replace(steps.naps, self._naps)
+
+    def eventually(self, condition: Callable[[], Any]) -> Any:
+        for _ in range(1000):
+            found = condition()
+            if found:
+                return found
+            self.runner.advance(seconds=0.1)
+        raise AssertionError(f"never: {condition}")
+
+    def pass_time(self, seconds: float) -> None:
+        self.runner.advance(seconds=seconds)
+
+    def _dies(self, ledger: str, times: int, ctx: Context) -> int:
+        steps.record(ledger, ctx)
+        if ctx.attempt <= times:
+            raise WorkerCrash
+        return ctx.attempt
+
+    def _naps(self, ledger: str, ctx: Context) -> None:
+        steps.record(ledger, ctx)
+        self.runner.advance(seconds=60)

@@ -1,0 +1,171 @@
+"""Runs in the journal, said plainly: they are opened, read, grown and ended.
+
+The law: a function does what the statement of its name in sql/journal.sql does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from ..journal import SQL
+from .counterparts import Rows, does
+from .steps import OPEN
+from .store import Row, Store, as_json, jsonb, of_json
+
+_RUN = (
+    "id", "workflow", "state", "key", "params", "correlation_id", "definition", "steps", "error", "created_at",
+    "started_at", "finished_at",
+)  # fmt: skip
+
+
+@does(SQL["define"])
+def define(store: Store, *, digest: str, name: str, spec: str) -> None:
+    """Keeps a definition, once."""
+    store.insert("definition", digest=digest, name=name, spec=jsonb(spec))
+
+
+@does(SQL["open_run"])
+def open_run(
+    store: Store,
+    *,
+    run: str,
+    correlation: str,
+    deadline_at: str | datetime | None = None,
+    hooks: str | None = None,
+    params: str,
+    **columns: Any,
+) -> Rows:
+    """Inserts a run, unless its id, its key or its place as the only one is taken."""
+    workflow, key, single = columns["workflow"], columns["key"], columns["single"]
+    if key is not None and store.where("run", workflow=workflow, key=key):
+        return []
+    if single is not None and any(
+        other["state"] in OPEN for other in store.where("run", workflow=workflow, single=single)
+    ):
+        return []
+    deadline = datetime.fromisoformat(deadline_at) if isinstance(deadline_at, str) else deadline_at
+    parent = None if columns["parent_run"] is None else store.get("run", columns["parent_run"])
+    if parent is not None:  # a child has no more time than its parent
+        deadline = min((each for each in (deadline, parent["deadline_at"]) if each is not None), default=None)
+    row = store.insert(
+        "run",
+        id=run,
+        correlation_id=correlation,
+        params=jsonb(params),
+        hooks=None if hooks is None else jsonb(hooks),
+        deadline_at=deadline,
+        **columns,
+    )
+    return [] if row is None else [(run,)]
+
+
+@does(SQL["read_run"])
+def read_run(store: Store, *, run: str, workflow: str, key: str | None) -> Rows:
+    """The run that was just opened, or the one that has its key."""
+    found = store.where("run", id=run) if key is None else store.where("run", workflow=workflow, key=key)
+    return [_shown(row) for row in found]
+
+
+def _shown(row: Row) -> tuple[Any, ...]:
+    from_json = {"params", "error"}
+    return tuple(of_json(row[name]) if name in from_json else row[name] for name in _RUN)
+
+
+@does(SQL["end_run"])
+def end_run(store: Store, *, run: str, state: str, error: str | None) -> Rows:
+    """Ends a run before its time."""
+    row = store.get("run", run)
+    if row is None or row["state"] not in OPEN:
+        return []
+    kept = None if error is None else jsonb(error)
+    store.update("run", row, state=state, error=kept, finished_at=store.clock.now())
+    store.insert("event", run_id=run, kind=f"run.{state}", detail=kept)
+    return [(run, bool(store.where("run", parent_run=run)))]
+
+
+@does(SQL["open_children"])
+def open_children(store: Store, *, run: str) -> Rows:
+    """The child runs that are not over."""
+    found = store.where("run", parent_run=run)
+    return [(row["id"],) for row in sorted(found, key=lambda row: row["id"]) if row["state"] in OPEN]
+
+
+@does(SQL["stop_steps"])
+def stop_steps(store: Store, *, run: str) -> None:
+    """Ends every open step of a run."""
+    now = store.clock.now()
+    for step in store.where("step", run_id=run):
+        if step["state"] in ("waiting", "ready", "running", "parked"):
+            store.update("step", step, state="cancelled", lease=None, lease_until=None, finished_at=now)
+
+
+@does(SQL["grow"])
+def grow(store: Store, *, run: str, count: int) -> Rows:
+    """Makes room for more steps and answers with the first free id."""
+    row = store.get("run", run)
+    if row is None or row["state"] not in ("running", "paused"):
+        return []
+    store.update("run", row, steps=row["steps"] + count)
+    return [(row["steps"],)]
+
+
+@does(SQL["widen"])
+def widen(store: Store, *, run: str, idx: int, first: int, count: int) -> Rows:
+    """Makes the gathering step behind a map wait for the map's items."""
+    grown = store.get("step", run, idx)
+    behind = None if grown is None else store.get("step", run, grown["dependents"][0])
+    if behind is None or behind["state"] != "waiting":
+        return []
+    inputs = as_json({"first": first, "count": count})
+    store.update("step", behind, missing=behind["missing"] + count, inputs=inputs)
+    return [(behind["idx"],)]
+
+
+@does(SQL["tell"])
+def tell(store: Store, *, run: str, kind: str, idx: int | None, detail: str) -> None:
+    """Writes an event."""
+    store.insert("event", run_id=run, kind=kind, idx=idx, detail=jsonb(detail))
+
+
+@does(SQL["notify"])
+def notify(store: Store, *, run: str) -> Rows:
+    """Nobody waits in another process; whose child the run is."""
+    row = store.get("run", run)
+    return [] if row is None else [(row["parent_run"], row["parent_idx"], "")]
+
+
+@does(SQL["ending"])
+def ending(store: Store, *, run: str, limit: int) -> Rows:
+    """How a run ended, with the results of its last steps where those are not too large."""
+    row = store.get("run", run)
+    if row is None:
+        return []
+    last = {
+        step["name"].removesuffix("[]"): step["result"]
+        for step in store.where("step", run_id=run)
+        if not step["dependents"] and step["state"] in ("succeeded", "failed")
+    }
+    size = sum(len(name.encode()) + len(text.encode()) + 5 for name, text in last.items() if text is not None)
+    results = None
+    if row["state"] == "succeeded" and size <= limit:
+        results = as_json({name: of_json(text) for name, text in last.items()})
+    return [(row["state"], of_json(row["error"]), size, results)]
+
+
+@does(SQL["bury"])
+def bury(store: Store, *, run: str, idx: Sequence[int]) -> None:
+    """The steps that failed a run become dead letters."""
+    workflow = store.where("run", id=run)[0]["workflow"]
+    for each in idx:
+        step = store.get("step", run, each)
+        if step is None:
+            continue
+        letter = store.get("dead_letter", run, each)
+        if letter is not None:
+            store.delete("dead_letter", letter)
+        error, name, action = step["error"], step["name"], step["action"]
+        store.insert(
+            "dead_letter", run_id=run, idx=each, workflow=workflow, step=name, action=action, error=error
+        )

@@ -1,0 +1,216 @@
+"""A worker, a broker and a tick without processes, threads or servers: the real engine on the journal in memory.
+
+The law: bodies run in the test's own thread, one after the other, the most urgent message first. What a real process
+does by a timer or a signal happens here where a body touches the clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime, timedelta
+from itertools import count
+from typing import Any
+
+from ...tasks.errors import NotInProcess, StepTimeout
+from ...tasks.settings import Settings
+from .. import recovery, registry
+from ..bundle import Bundle
+from ..dispatch import Dispatcher
+from ..durations import Durations
+from ..engine import Engine
+from ..keeper import Keeper, Watched
+from ..limits import Guard
+from ..records import Ready
+from .bodies import Bodies, WorkerCrash
+from .clock import NEVER, Clock
+from .database import MemoryDatabase
+from .store import Store
+
+_WORKER = "in-process"
+_ROUNDS = 1000  # of ticks and work without a pause, before it is called a loop
+
+
+class HandClock(Guard):
+    """Holds bodies to their limits by the clock that the test moves."""
+
+    def __init__(self, clock: Clock, look: Callable[[], None]) -> None:
+        # Not that of a real guard, which takes the process's alarm signal.
+        self._clock = clock
+        self._look = look
+        self._bounds: list[tuple[datetime, float]] = []
+        self.turn = 0
+
+    def call(self, body: Callable[[], Any], timeout: float, grace: float) -> Any:
+        """Run a body. Raises StepTimeout where the clock was moved past its limit meanwhile."""
+        self.turn += 1
+        end = self._clock.time + timedelta(seconds=timeout)
+        self._bounds.append((end, timeout))
+        try:
+            value = body()
+        finally:
+            self._bounds.pop()
+            self._look()
+        if self._clock.time > end:
+            raise StepTimeout(timeout)
+        return value
+
+    def call_async(self, coroutine: Coroutine[Any, Any, Any], timeout: float, grace: float) -> Any:
+        """Run a coroutine to its end, beside the test's own event loop if it has one."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self.call(lambda: asyncio.run(coroutine), timeout, grace)
+        with ThreadPoolExecutor(1) as beside:
+            return self.call(lambda: beside.submit(asyncio.run, coroutine).result(), timeout, grace)
+
+    def spend(self, span: timedelta) -> None:
+        """The body at hand takes this long. Raises StepTimeout in it where that is longer than it may."""
+        later = self._clock.time + span
+        for end, timeout in self._bounds:
+            if later > end:
+                self._clock.move(end)
+                self._look()
+                raise StepTimeout(timeout)
+        self._clock.move(later)
+        self._look()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a body runs."""
+        return bool(self._bounds)
+
+    def rest(self) -> None:
+        """No watchdog runs here."""
+
+    def kill(self, turn: int) -> None:
+        """Nothing here can be killed but by `Runner.crash`."""
+
+
+class HandKeeper(Keeper):
+    """Looks after the body at hand when the clock moves and when it ends, instead of now and then."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine.journal, engine.settings)
+        self._watched: list[Watched] = []
+
+    def watch(self, bundle: Watched) -> None:
+        """Look after a bundle until `unwatch`."""
+        self._watched.append(bundle)
+
+    def unwatch(self, bundle: Watched) -> None:
+        """The bundle is over."""
+        self._watched.remove(bundle)
+
+    def look(self) -> None:
+        """Renew the leases of the bodies at hand, keep their progress, tell them what they lost."""
+        held = [found for each in self._watched if (found := each.current) and found.lost_at is None]
+        if held:
+            self._renew(held, max(each.began for each in held))
+
+
+class Messages(Dispatcher):
+    """The broker: one message a step, the most urgent first."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(None, engine.settings, engine.durations)
+        self._numbers = count()
+        self._waiting: list[tuple[int, int, str, str, str, int]] = []
+
+    def publish(self, run: str, workflow: str, ready: Iterable[Ready]) -> int:
+        """Announce ready steps."""
+        steps = sorted(ready, key=lambda step: (-step.priority, step.idx))
+        for step in steps:
+            message = (-step.priority, next(self._numbers), step.queue, step.action, run, step.idx)
+            heapq.heappush(self._waiting, message)
+        return len(steps)
+
+    def waiting(self, queue: str) -> int:
+        """How many messages a queue holds."""
+        return sum(1 for message in self._waiting if message[2] == queue)
+
+    def take(self) -> tuple[str, str, int] | None:
+        """The action, run and step of the next message."""
+        return heapq.heappop(self._waiting)[3:] if self._waiting else None
+
+    def lose(self) -> None:
+        """Forget all messages, as Redis may."""
+        self._waiting.clear()
+
+    def holds(self) -> set[tuple[str, int]]:
+        """The steps that a message is on its way for."""
+        return {message[4:] for message in self._waiting}
+
+
+class HandEngine(Engine):
+    """Everything that running steps takes, in one thread."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.clock = clock
+        self.store = Store(clock)
+        super().__init__(settings, database=MemoryDatabase(settings, self.store))
+        self.durations = Unmeasured(self.journal)
+        self.messages = self.dispatcher = Messages(self)
+        self.hand = self.keeper = HandKeeper(self)
+        self.bodies = self.actions = Bodies(registry.actions)
+        self.bounds = HandClock(clock, self.hand.look)
+
+    @property
+    def worker(self) -> str:
+        """The one worker."""
+        return _WORKER
+
+    def guard(self) -> HandClock:
+        """What holds bodies to their limits."""
+        return self.bounds
+
+    def work(self, limit: int | None = None) -> int:
+        """Take messages until none is left, or so many; answers with how many."""
+        done = 0
+        while (limit is None or done < limit) and (message := self.messages.take()) is not None:
+            action, run, idx = message
+            with suppress(WorkerCrash):  # without a word: its lease has to run out
+                Bundle(self, action, run, [idx]).run()
+            done += 1
+        return done
+
+    def settle(self, *, working: bool = True) -> None:
+        """Ticks and work, until neither finds anything to do at this moment."""
+        for _ in range(_ROUNDS):
+            worked = self.work() if working else 0
+            if not (self._tick() or worked):
+                return
+        raise AssertionError("the tick finds something to do again and again at one moment")
+
+    def _tick(self) -> bool:
+        """One round of recovery; whether it did anything."""
+        done = 0
+        for chore in recovery.CHORES.values():
+            try:
+                done += chore(self)
+            except NotInProcess:
+                continue  # whatever would give this chore something to do is refused as well
+        return bool(done)
+
+    def next_moment(self) -> datetime | None:
+        """When something will be due again, if nobody does anything."""
+        now, never = self.clock.time, NEVER
+        moments = [moment for moment in self.store.moments() if now < moment < never]
+        queued = self.messages.holds()
+        lost = timedelta(seconds=self.settings.redelivery_seconds)
+        moments += [
+            step["due_at"] + lost
+            for step in self.store.where("step", state="ready", sent=True)
+            if (step["run_id"], step["idx"]) not in queued
+        ]
+        return min(moments, default=None)
+
+
+class Unmeasured(Durations):
+    """No action is short here: every step travels alone, and in the same order each time."""
+
+    def measured(self, action: str, seconds: float) -> None:
+        """Take no note: the time here is not that of a clock."""

@@ -1,0 +1,255 @@
+"""The hot path of the journal, said plainly: claim steps, complete them, hand them back.
+
+The law: a function does what the statement of its name in sql/journal.sql does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from ..journal import SQL
+from .counterparts import Rows, does
+from .store import Row, Store, as_json, jsonb, of_json
+
+OPEN = ("pending", "running", "paused")
+
+
+def seconds_from(store: Store, seconds: float) -> Any:
+    """The moment that lies so far from now."""
+    return store.clock.now() + timedelta(seconds=seconds)
+
+
+def options_of(step: Row) -> dict[str, Any]:
+    """How a step is to be run."""
+    return of_json(step["options"]) or {}
+
+
+def claimed(step: Row) -> tuple[Any, ...]:
+    """The columns of a step that whoever runs it is given."""
+    plain = tuple(
+        step[name] for name in ("idx", "name", "action", "queue", "priority", "attempt", "failures")
+    )
+    return (
+        *plain,
+        step["blocked"],
+        of_json(step["inputs"]),
+        of_json(step["bindings"]),
+        step["refs"],
+        of_json(step["options"]),
+    )
+
+
+def ready(step: Row) -> tuple[Any, ...]:
+    """The columns of a step that is to be announced."""
+    return tuple(step[name] for name in ("idx", "name", "action", "queue", "priority", "attempt", "failures"))
+
+
+@does(SQL["claim"])
+def claim(
+    store: Store,
+    *,
+    run: str,
+    idx: Sequence[int],
+    lease: str,
+    worker: str,
+    commit: str,
+    seconds: float,
+    timeout: float,
+    grace: float,
+) -> Rows:
+    """Takes the ready ones of these steps; the first claim of a run begins it."""
+    row = store.get("run", run)
+    if row is None:
+        return []
+    now = store.clock.now()
+    if row["state"] == "pending":
+        store.update("run", row, state="running", started_at=now)
+    if row["state"] not in ("pending", "running"):
+        return []
+    found = []
+    for each in idx:
+        step = store.get("step", run, each)
+        if step is None or step["state"] != "ready" or not (step["sent"] or step["due_at"] <= now):
+            continue
+        if step["attempt"] != step["failures"] and len(idx) > 1:
+            continue  # it took a worker down: it is claimed alone
+        limit = float(options_of(step).get("timeout") or timeout) + grace
+        step = store.update(
+            "step",
+            step,
+            state="running",
+            attempt=step["attempt"] + 1,
+            lease=lease,
+            worker=worker,
+            started_at=now,
+            finished_at=None,
+            progress=None,
+            suspect=False,
+            lease_until=now + timedelta(seconds=min(seconds, limit)),
+        )
+        found.append((*claimed(step), of_json(step["wait"]), row["workflow"], row["correlation_id"]))
+    return found
+
+
+@does(SQL["complete"])
+def complete(
+    store: Store,
+    *,
+    run: str,
+    outcomes: str,
+    new_lease: str,
+    worker: str,
+    queue: str,
+    ahead: str,
+    budget: float,
+    room: int,
+    seconds: float,
+    timeout: float,
+    grace: float,
+) -> Rows:
+    """Records the outcomes that still hold their lease, counts down what waits for them, and closes the run.
+
+    Nobody runs ahead here: what becomes free is announced.
+    """
+    told = json.loads(outcomes)
+    won = [(step, each) for each in told if (step := _record(store, run, each)) is not None]
+    over = [(step, each) for step, each in won if step["state"] != "ready"]
+    answer: Rows = [("won", step["idx"], step["name"], *[None] * 10) for step, _ in won]
+    for step in _count_down(store, run, over):
+        answer.append(("free", *claimed(step)[:8], None, None, None, None))
+    ends = sum(1 for step, _ in over if not step["dependents"])
+    row = store.get("run", run)
+    if row is not None and ends and not any(each["fatal"] for _, each in over):
+        if row["state"] not in ("running", "paused"):
+            return answer
+        left = row["missing"] - ends
+        closed = {} if left else {"state": "succeeded", "finished_at": store.clock.now()}
+        store.update("run", row, missing=left, **closed)
+        if closed:
+            answer.append(("closed", 0, "succeeded", *[None] * 10))
+    return answer
+
+
+def _record(store: Store, run: str, outcome: dict[str, Any]) -> Row | None:
+    """The step with its outcome; None where the lease is somebody else's by now."""
+    step = store.get("step", run, outcome["idx"])
+    if step is None or step["lease"] != outcome["lease"]:
+        return None
+    error, now = outcome.get("error"), store.clock.now()
+    step = store.update(
+        "step",
+        step,
+        state=outcome["state"],
+        result=as_json(outcome.get("result")),
+        error=as_json(error),
+        failures=step["failures"] + outcome["fault"],
+        lease=None,
+        lease_until=None,
+        sent=False,
+        due_at=now + timedelta(seconds=outcome["delay"]),
+        finished_at=now,
+    )
+    if error is not None:
+        kind = "step.retry" if outcome["state"] == "ready" else "step.failed"
+        detail = as_json({**error, "delay": outcome["delay"]})
+        store.insert("event", run_id=run, kind=kind, idx=step["idx"], attempt=step["attempt"], detail=detail)
+    return step
+
+
+def _count_down(store: Store, run: str, over: Iterable[tuple[Row, dict[str, Any]]]) -> Iterable[Row]:
+    """The steps that wait for nobody any more. A negative dependent is an edge of order: no skip travels along it."""
+    need: Counter[int] = Counter()
+    blocked: Counter[int] = Counter()
+    for step, outcome in over:
+        for edge in step["dependents"]:
+            child = ~edge if edge < 0 else edge
+            need[child] += 1
+            blocked[child] += bool(outcome["blocks"]) and edge >= 0
+    for idx in sorted(need):
+        child = store.get("step", run, idx)
+        if child is None or child["state"] != "waiting":
+            continue
+        left = child["missing"] - need[idx]
+        free = {} if left else {"state": "ready", "sent": True, "due_at": store.clock.now()}
+        child = store.update("step", child, missing=left, blocked=child["blocked"] + blocked[idx], **free)
+        if free:
+            yield child
+
+
+@does(SQL["release"])
+def release(store: Store, *, run: str, idx: Sequence[int], lease: Sequence[str]) -> Rows:
+    """Hands back steps that were not begun; their attempt does not count."""
+    found = []
+    for each, own in zip(idx, lease, strict=True):
+        step = store.get("step", run, each)
+        if step is not None and step["lease"] == own:
+            store.update(
+                "step",
+                step,
+                state="ready",
+                sent=True,
+                due_at=store.clock.now(),
+                attempt=step["attempt"] - 1,
+                lease=None,
+                lease_until=None,
+                started_at=None,
+            )
+            found.append((each,))
+    return found
+
+
+@does(SQL["renew"])
+def renew(
+    store: Store,
+    *,
+    run: Sequence[str],
+    idx: Sequence[int],
+    lease: Sequence[str],
+    seconds: Sequence[float],
+    progress: Sequence[str | None],
+) -> Rows:
+    """Prolongs leases that are still held and keeps what their bodies say of their progress."""
+    found = []
+    for each, place, own, long, said in zip(run, idx, lease, seconds, progress, strict=True):
+        step = store.get("step", each, place)
+        if step is not None and step["lease"] == own:
+            shown = step["progress"] if said is None else jsonb(said)
+            until = seconds_from(store, long)
+            store.update("step", step, lease_until=until, suspect=False, progress=shown)
+            found.append((each, place))
+    return found
+
+
+@does(SQL["results"])
+def results(store: Store, *, run: str, idx: Sequence[int]) -> Rows:
+    """The results of these steps."""
+    found = [store.get("step", run, each) for each in idx]
+    return [(step["idx"], of_json(step["result"])) for step in found if step is not None]
+
+
+@does(SQL["names"])
+def names(store: Store, *, run: str, idx: Sequence[int]) -> Rows:
+    """The names of these steps."""
+    found = [store.get("step", run, each) for each in idx]
+    return [(step["idx"], step["name"]) for step in found if step is not None]
+
+
+@does(SQL["gather"])
+def gather(store: Store, *, run: str, first: int, count: int, limit: int) -> Rows:
+    """The results of neighbouring steps as one JSON list, where that is not too large."""
+    found = [store.get("step", run, idx) for idx in range(first, first + count)]
+    texts = [step["result"] for step in found if step is not None]
+    size = sum(len(text.encode()) + 2 for text in texts if text is not None)
+    listed = "[" + ", ".join("null" if text is None else text for text in texts) + "]"
+    return [(size, listed if size <= limit else None)]
+
+
+@does(SQL["params"])
+def params(store: Store, *, run: str) -> Rows:
+    """The parameters of a run."""
+    row = store.get("run", run)
+    return [] if row is None else [(of_json(row["params"]),)]
