@@ -142,5 +142,5 @@ _PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "docker": _docker,
     "export": _export,
     "cp": _cp,
-    **dict.fromkeys(("cd", "git", "mkdir", "python3", "source", "tail"), _anything),
+    **dict.fromkeys(("cd", "git", "mkdir", "pytest", "python3", "source", "tail"), _anything),
 }

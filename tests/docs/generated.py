@@ -47,6 +47,7 @@ from trellis.workflows import (
     worker,
 )
 from trellis.workflows.spec import MapSpec, StepSpec, UndoSpec, WorkflowSpec
+from trellis.workflows.testing import Runner
 
 WIDTH = 100
 _MARK = re.compile(
@@ -269,6 +270,18 @@ GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
         (StepState, ()),
     ),
 }
+TESTING = (
+    "now",
+    "advance",
+    "wait",
+    "replace",
+    "fail",
+    "crash",
+    "calls",
+    "without_workers",
+    "work",
+    "lose_messages",
+)
 MODULES = (files.load, files.loads, files.workflow, files.dump, files.schema)
 
 
@@ -281,6 +294,8 @@ def api() -> str:
             parts.append(_thing(thing, methods))
     parts.append("\n## trellis.workflows.files\n")
     parts += [_function(f"files.{each.__name__}", each) for each in MODULES]
+    parts.append("\n## trellis.workflows.testing\n")
+    parts.append(_thing(Runner, TESTING))
     parts.append("\n## Tasks by name\n")
     parts.append(_function("trellis.start", worker.start.run))
     parts.append(_function("trellis.tick", worker.tick.run))

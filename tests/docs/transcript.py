@@ -38,6 +38,7 @@ _MASKS: tuple[tuple[str, str], ...] = (
     (r"│ \d{2,7} +│", r"│ \d{2,7} +│"),
     (r"\d+ slots", r"\d+ slots"),
     (_SPAN, _SPAN),
+    (r"passed in \d+\.\d\ds", r"passed in \d+\.\d\ds"),
     (r'"seconds": [\d.]+', r'"seconds": [\d.e-]+'),
     (r"[━─]{2,}", r"[━─]{2,}"),
     (r"…", r".*"),
