@@ -70,7 +70,7 @@ def parts(ranked: Iterable[Ready], budget_ms: float, limit: int) -> Iterator[lis
         yield part
 
 
-def _is_ranked(step: Ready) -> bool:
+def is_ranked(step: Ready) -> bool:
     """Whether its message is a right to the most urgent step; one that took a worker down is called by its name."""
     return step.rank is not None and not step.alone
 
@@ -105,7 +105,7 @@ class Dispatcher:
     def _bundles(self, ready: Iterable[Ready]) -> Iterator[list[Ready]]:
         # Highest priority first, since within one queue messages of equal Redis priority are served in order.
         def kind(step: Ready) -> tuple[int, str, str, bool]:
-            if _is_ranked(step):
+            if is_ranked(step):
                 return (-step.priority, step.queue, "", False)
             return (-step.priority, step.queue, step.action, step.alone)
 
@@ -128,7 +128,7 @@ class Dispatcher:
         first = bundle[0]
         shown = first.name if len(bundle) == 1 else f"{first.name} … {bundle[-1].name} ({len(bundle)} steps)"
         content: dict[str, Any] = {BUNDLE: [run, pack([step.idx for step in bundle])]}
-        if _is_ranked(first):
+        if is_ranked(first):
             content[RANKED] = first.queue
             shown += ", or what is more urgent by then"
         amqp = self.app.amqp

@@ -19,7 +19,7 @@ from .records import Approval, DeadLetter, Event, Json, Progress, Run, Step
 from .states import STEP_ENDS, RunState, StepState
 from .tables import DeadLetterRow, DefinitionRow, EventRow, RunRow, StepRow
 
-_RUN = (
+RUN = (
     RunRow.id, RunRow.workflow, RunRow.state, RunRow.key, RunRow.params, RunRow.correlation_id, RunRow.definition,
     RunRow.steps, RunRow.error, RunRow.created_at, RunRow.started_at, RunRow.finished_at,
     RunRow.tags, RunRow.origin, RunRow.origin_kind,
@@ -47,21 +47,21 @@ class Queries:
 
     def run(self, run_id: str) -> Run:
         """A run. Raises NotFound."""
-        rows = self._all(select(*_RUN).where(RunRow.id == as_uuid(run_id)))
+        rows = self._all(select(*RUN).where(RunRow.id == as_uuid(run_id)))
         if not rows:
             raise NotFound("run", run_id, "`trellis runs` lists them")
         return Run.from_row(rows[0])
 
     def run_by_key(self, workflow: str, key: str) -> Run:
         """The run of a workflow that was started under a key. Raises NotFound."""
-        rows = self._all(select(*_RUN).where(RunRow.workflow == workflow, RunRow.key == key))
+        rows = self._all(select(*RUN).where(RunRow.workflow == workflow, RunRow.key == key))
         if not rows:
             raise NotFound("run", key, f"no run of workflow {workflow!r} was started with this key")
         return Run.from_row(rows[0])
 
     def runs(self, workflow: str | None, state: RunState | None, before: str | None, limit: int) -> list[Run]:
         """Runs, newest first (their ids are ordered by time); `before` is the id where the last page ended."""
-        statement = select(*_RUN).order_by(RunRow.id.desc()).limit(limit)
+        statement = select(*RUN).order_by(RunRow.id.desc()).limit(limit)
         if workflow is not None:
             statement = statement.where(RunRow.workflow == workflow)
         if state is not None:
@@ -180,7 +180,7 @@ class Queries:
 
     def linked(self, run_id: str, kind: str | None) -> list[Run]:
         """The runs whose origin a run is, the oldest first."""
-        statement = select(*_RUN).where(RunRow.origin == as_uuid(run_id)).order_by(RunRow.id)
+        statement = select(*RUN).where(RunRow.origin == as_uuid(run_id)).order_by(RunRow.id)
         if kind is not None:
             statement = statement.where(RunRow.origin_kind == kind)
         return [Run.from_row(row) for row in self._all(statement)]

@@ -6,11 +6,14 @@ The law: a function does what the statement of its name in sql/control.sql does.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from ..control import SQL
 from .counterparts import Rows, does
 from .steps import ready
 from .store import Row, Store, of_json
+
+ENDED = ("succeeded", "failed", "cancelled")
 
 
 @does(SQL["lock_run"])
@@ -69,8 +72,12 @@ def reopen_steps(store: Store, *, run: str, step: str | None, sent: bool) -> Row
         for idx, each in again.items()
     ]
     sinks = sum(1 for each in opened if not each["dependents"])
-    found: Rows = [(*ready(each)[:5], None, None) for each in opened if each["state"] == "ready"]
-    return [*found, (None, None, None, None, None, len(opened), sinks)]
+    found: Rows = [
+        (*ready(each)[:5], each["rank"], each["expect"], None, None)
+        for each in opened
+        if each["state"] == "ready"
+    ]
+    return [*found, (*[None] * 7, len(opened), sinks)]
 
 
 _EMPTY = (
@@ -113,3 +120,87 @@ def discard(store: Store, *, run: str, idx: int | None) -> Rows:
     for row in found:
         store.delete("dead_letter", row)
     return [(row["idx"], row["step"]) for row in found]
+
+
+@does(SQL["to_follow"])
+def to_follow(store: Store, *, limit: int) -> Rows:
+    """Runs whose end something has still to follow."""
+    found = [row for row in store.where("run", follow=True) if row["state"] in ENDED]
+    return [(row["id"],) for row in sorted(found, key=lambda row: row["finished_at"])[:limit]]
+
+
+@does(SQL["take_ended"])
+def take_ended(store: Store, *, run: str) -> Rows:
+    """Such a run."""
+    row = store.get("run", run)
+    if row is None or not row["follow"] or row["state"] not in ENDED:
+        return []
+    told = [of_json(row[name]) for name in ("params", "error", "hooks")]
+    return [(row["id"], row["workflow"], row["state"], *told, row["correlation_id"])]
+
+
+@does(SQL["followed"])
+def followed(store: Store, *, run: str) -> None:
+    """Nothing more follows."""
+    for row in store.where("run", id=run):
+        store.update("run", row, follow=False)
+
+
+@does(SQL["outcomes"])
+def outcomes(store: Store, *, run: str, idx: Sequence[int]) -> Rows:
+    """How these steps ended."""
+    found = [store.get("step", run, each) for each in idx]
+    return [(step["idx"], step["state"], step["finished_at"]) for step in found if step is not None]
+
+
+@does(SQL["open_linked"])
+def open_linked(
+    store: Store, *, run: str, workflow: str, steps: int, missing: int, kind: str, origin: str
+) -> None:
+    """A run that repeats or undoes another one."""
+    row = store.where("run", id=origin)[0]
+    same = {name: row[name] for name in ("definition", "correlation_id", "params", "tags", "tenant")}
+    store.insert(
+        "run",
+        id=run,
+        workflow=workflow,
+        state="pending",
+        steps=steps,
+        missing=missing,
+        origin=origin,
+        origin_kind=kind,
+        **same,
+    )
+    for tag in row["tags"]:
+        store.insert("run_tag", tag=tag, run_id=run)
+
+
+@does(SQL["stand_ins"])
+def stand_ins(
+    store: Store,
+    *,
+    run: str,
+    origin: str,
+    idx: Sequence[int],
+    place: Sequence[int],
+    dependents: Sequence[int],
+) -> None:
+    """Rows that stand in for finished steps of another run."""
+    for each, at in zip(idx, place, strict=True):
+        step = store.get("step", origin, each)
+        if step is None:
+            continue
+        same = {
+            name: step[name]
+            for name in ("action", "queue", "priority", "result", "started_at", "finished_at")
+        }
+        store.insert(
+            "step",
+            run_id=run,
+            idx=at,
+            name=step["name"].removesuffix("[]"),
+            state="skipped" if step["result"] is None else "succeeded",
+            missing=0,
+            dependents=list(dependents),
+            **same,
+        )

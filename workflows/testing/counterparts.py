@@ -6,7 +6,9 @@ answer. What the statement does for speed (leases without a flush, rows picked i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from .store import Store
@@ -16,6 +18,12 @@ Statement = Callable[..., Rows | None]
 
 STATEMENTS: dict[bytes, Statement] = {}  # by their text
 COPY: dict[bytes, Callable[[Store, str], None]] = {}  # those that take rows
+
+
+@cache
+def parameters(statement: bytes) -> tuple[str, ...]:
+    """The names of a statement's parameters."""
+    return tuple(dict.fromkeys(name.decode() for name in re.findall(rb"%\((\w+)\)s", statement)))
 
 
 def does(statement: bytes) -> Callable[[Statement], Statement]:

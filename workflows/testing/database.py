@@ -16,6 +16,7 @@ from ...tasks.database import Connection, Database
 from ...tasks.errors import NotInProcess
 from ...tasks.settings import Settings
 from . import reading
+from .counterparts import Rows, parameters
 from .statements import COPY, STATEMENTS
 from .store import Store
 
@@ -52,6 +53,14 @@ class MemoryDatabase(Database):
         """There is nothing to close."""
 
 
+def done(store: Store, statement: bytes, arguments: Mapping[str, Any]) -> Rows | None:
+    """What the counterpart of a statement answers, given the arguments that the statement names."""
+    known = STATEMENTS.get(statement)
+    if known is None:
+        raise NotInProcess(f"the statement {' '.join(statement.decode().split())[:80]!r}")
+    return known(store, **{name: arguments[name] for name in parameters(statement)})
+
+
 class MemoryConnection:
     """What the engine uses of a psycopg connection."""
 
@@ -65,6 +74,10 @@ class MemoryConnection:
     def execute(self, statement: bytes, arguments: Mapping[str, Any] | None = None) -> MemoryCursor:
         """Run a statement."""
         return self.cursor().execute(statement, arguments)
+
+    def answer(self, statement: bytes, arguments: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """The rows of a statement of a .sql file. Raises NotInProcess."""
+        return done(self._store, statement, arguments) or []
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -84,10 +97,7 @@ class MemoryCursor:
 
     def execute(self, statement: bytes, arguments: Mapping[str, Any] | None = None) -> Self:
         """Run a statement that has a counterpart here. Raises NotInProcess."""
-        known = STATEMENTS.get(statement)
-        if known is None:
-            raise NotInProcess(f"the statement {' '.join(statement.decode().split())[:80]!r}")
-        self._rows = known(self._store, **(arguments or {}))
+        self._rows = done(self._store, statement, arguments or {})
         self.description = None if self._rows is None else "rows"
         return self
 

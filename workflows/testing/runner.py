@@ -176,7 +176,10 @@ def _at_once(verb: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Runner, *arguments: Any, **options: Any) -> Any:
         if options.get("connection") is not None:
             raise NotInProcess("connection=, for there is no database whose transaction the run could join")
-        answer = verb(self, *arguments, **options)
+        try:
+            answer = verb(self, *arguments, **options)
+        except NotInProcess as error:
+            raise NotInProcess(f"{verb.__name__}() ({error.what})") from error
         self._engine.hand.look()  # a body that does this to its own run hears of it at once
         self._settle()
         return answer

@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy.dialects.postgresql import JSONB
+
+from .. import queries
 from ..journal import SQL
 from .counterparts import Rows, does
 from .steps import OPEN
 from .store import Row, Store, as_json, jsonb, of_json
-
-_RUN = (
-    "id", "workflow", "state", "key", "params", "correlation_id", "definition", "steps", "error", "created_at",
-    "started_at", "finished_at",
-)  # fmt: skip
 
 
 @does(SQL["define"])
@@ -69,8 +67,8 @@ def read_run(store: Store, *, run: str, workflow: str, key: str | None) -> Rows:
 
 
 def _shown(row: Row) -> tuple[Any, ...]:
-    from_json = {"params", "error"}
-    return tuple(of_json(row[name]) if name in from_json else row[name] for name in _RUN)
+    columns = [(column.key, isinstance(column.type, JSONB)) for column in queries.RUN]
+    return tuple(of_json(row[name]) if is_json else row[name] for name, is_json in columns)
 
 
 @does(SQL["end_run"])
@@ -133,7 +131,7 @@ def tell(store: Store, *, run: str, kind: str, idx: int | None, detail: str) -> 
 def notify(store: Store, *, run: str) -> Rows:
     """Nobody waits in another process; whose child the run is."""
     row = store.get("run", run)
-    return [] if row is None else [(row["parent_run"], row["parent_idx"], "")]
+    return [] if row is None else [(row["parent_run"], row["parent_idx"], row["follow"], "")]
 
 
 @does(SQL["ending"])

@@ -19,7 +19,7 @@ from ...tasks.errors import NotInProcess, StepTimeout
 from ...tasks.settings import Settings
 from .. import recovery, registry
 from ..bundle import Bundle
-from ..dispatch import Dispatcher
+from ..dispatch import Dispatcher, is_ranked
 from ..durations import Durations
 from ..engine import Engine
 from ..keeper import Keeper, Watched
@@ -118,22 +118,23 @@ class Messages(Dispatcher):
     def __init__(self, engine: Engine) -> None:
         super().__init__(None, engine.settings, engine.durations)
         self._numbers = count()
-        self._waiting: list[tuple[int, int, str, str, str, int]] = []
+        self._waiting: list[tuple[int, int, str, str, str, int, str | None]] = []
 
     def publish(self, run: str, workflow: str, ready: Iterable[Ready]) -> int:
         """Announce ready steps."""
-        steps = sorted(ready, key=lambda step: (-step.priority, step.idx))
+        steps = sorted(ready, key=lambda step: (-step.priority, -(step.rank or 0.0), step.idx))
         for step in steps:
-            message = (-step.priority, next(self._numbers), step.queue, step.action, run, step.idx)
-            heapq.heappush(self._waiting, message)
+            ranked = step.queue if is_ranked(step) else None
+            head = (-step.priority, next(self._numbers))
+            heapq.heappush(self._waiting, (*head, step.queue, step.action, run, step.idx, ranked))
         return len(steps)
 
     def waiting(self, queue: str) -> int:
         """How many messages a queue holds."""
         return sum(1 for message in self._waiting if message[2] == queue)
 
-    def take(self) -> tuple[str, str, int] | None:
-        """The action, run and step of the next message."""
+    def take(self) -> tuple[str, str, int, str | None] | None:
+        """The action, run and step of the next message; its queue where it may be for a more urgent step."""
         return heapq.heappop(self._waiting)[3:] if self._waiting else None
 
     def lose(self) -> None:
@@ -142,7 +143,7 @@ class Messages(Dispatcher):
 
     def holds(self) -> set[tuple[str, int]]:
         """The steps that a message is on its way for."""
-        return {message[4:] for message in self._waiting}
+        return {message[4:6] for message in self._waiting}
 
 
 class HandEngine(Engine):
@@ -171,9 +172,9 @@ class HandEngine(Engine):
         """Take messages until none is left, or so many; answers with how many."""
         done = 0
         while (limit is None or done < limit) and (message := self.messages.take()) is not None:
-            action, run, idx = message
+            action, run, idx, ranked = message
             with suppress(WorkerCrash):  # without a word: its lease has to run out
-                Bundle(self, action, run, [idx]).run()
+                Bundle(self, action, run, [idx], ranked).run()
             done += 1
         return done
 

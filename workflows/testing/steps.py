@@ -18,6 +18,10 @@ from .store import Row, Store, as_json, jsonb, of_json
 OPEN = ("pending", "running", "paused")
 
 
+_EMPTY = (None,) * 12
+_PLAIN = ("idx", "name", "action", "queue", "priority", "attempt", "failures")
+
+
 def seconds_from(store: Store, seconds: float) -> Any:
     """The moment that lies so far from now."""
     return store.clock.now() + timedelta(seconds=seconds)
@@ -45,7 +49,7 @@ def claimed(step: Row) -> tuple[Any, ...]:
 
 def ready(step: Row) -> tuple[Any, ...]:
     """The columns of a step that is to be announced."""
-    return tuple(step[name] for name in ("idx", "name", "action", "queue", "priority", "attempt", "failures"))
+    return tuple(step[name] for name in (*_PLAIN, "rank", "expect"))
 
 
 @does(SQL["claim"])
@@ -77,22 +81,83 @@ def claim(
             continue
         if step["attempt"] != step["failures"] and len(idx) > 1:
             continue  # it took a worker down: it is claimed alone
-        limit = float(options_of(step).get("timeout") or timeout) + grace
-        step = store.update(
-            "step",
-            step,
-            state="running",
-            attempt=step["attempt"] + 1,
-            lease=lease,
-            worker=worker,
-            started_at=now,
-            finished_at=None,
-            progress=None,
-            suspect=False,
-            lease_until=now + timedelta(seconds=min(seconds, limit)),
-        )
-        found.append((*claimed(step), of_json(step["wait"]), row["workflow"], row["correlation_id"]))
+        step = _lease(store, step, lease, worker, min(seconds, limit_of(step, timeout, grace)))
+        found.append(_taken(step, row))
     return found
+
+
+def limit_of(step: Row, timeout: float, grace: float) -> float:
+    """Seconds after which the body of a step is killed."""
+    return float(options_of(step).get("timeout") or timeout) + grace
+
+
+def _lease(store: Store, step: Row, lease: str, worker: str, seconds: float) -> Row:
+    now = store.clock.now()
+    return store.update(
+        "step",
+        step,
+        state="running",
+        attempt=step["attempt"] + 1,
+        lease=lease,
+        worker=worker,
+        started_at=now,
+        finished_at=None,
+        progress=None,
+        suspect=False,
+        lease_until=now + timedelta(seconds=seconds),
+    )
+
+
+def _taken(step: Row, run: Row) -> tuple[Any, ...]:
+    rest = (of_json(step["wait"]), step["rank"], step["expect"], run["workflow"], run["correlation_id"])
+    return (*claimed(step), *rest)
+
+
+@does(SQL["claim_ranked"])
+def claim_ranked(
+    store: Store,
+    *,
+    run: str,
+    queue: str,
+    actions: Sequence[str],
+    lease: str,
+    worker: str,
+    commit: str,
+    room: int,
+    most: float,
+    seconds: float,
+    timeout: float,
+    grace: float,
+) -> Rows:
+    """Takes the most urgent ready steps that a run has in a queue: as many as take no longer than `most` seconds."""
+    row = store.get("run", run)
+    top = [
+        step
+        for step in store.where("step", run_id=run, queue=queue, state="ready", sent=True)
+        if step["rank"] is not None and step["attempt"] == step["failures"] and step["action"] in actions
+    ]
+    top = sorted(top, key=lambda step: (-step["priority"], -step["rank"], step["idx"]))[:room]
+    if row is None or not top or row["state"] not in ("pending", "running"):
+        return []
+    if row["state"] == "pending":
+        store.update("run", row, state="running", started_at=store.clock.now())
+    found: Rows = []
+    upto = 0.0
+    for place, step in enumerate(top):
+        upto += most if step["expect"] is None else step["expect"]
+        if place == 0 or upto <= most:
+            step = _lease(store, step, lease, worker, min(seconds, limit_of(step, timeout, grace)))
+            found.append(("taken", *_taken(step, row)))
+        else:
+            nothing = (None,) * 6
+            found.append(("left", *ready(step)[:7], *nothing, step["rank"], step["expect"], None, None))
+    return found
+
+
+@does(SQL["leased"])
+def leased(store: Store, *, run: str, lease: str) -> Rows:
+    """The steps of a run under a lease."""
+    return [(step["idx"],) for step in store.where("step", run_id=run, state="running", lease=lease)]
 
 
 @does(SQL["complete"])
@@ -107,6 +172,7 @@ def complete(
     ahead: str,
     budget: float,
     room: int,
+    short: float,
     seconds: float,
     timeout: float,
     grace: float,
@@ -118,9 +184,9 @@ def complete(
     told = json.loads(outcomes)
     won = [(step, each) for each in told if (step := _record(store, run, each)) is not None]
     over = [(step, each) for step, each in won if step["state"] != "ready"]
-    answer: Rows = [("won", step["idx"], step["name"], *[None] * 10) for step, _ in won]
+    answer: Rows = [("won", step["idx"], step["name"], *_EMPTY) for step, _ in won]
     for step in _count_down(store, run, over):
-        answer.append(("free", *claimed(step)[:8], None, None, None, None))
+        answer.append(("free", *claimed(step)[:8], None, None, None, None, step["rank"], step["expect"]))
     ends = sum(1 for step, _ in over if not step["dependents"])
     row = store.get("run", run)
     if row is not None and ends and not any(each["fatal"] for _, each in over):
@@ -130,7 +196,7 @@ def complete(
         closed = {} if left else {"state": "succeeded", "finished_at": store.clock.now()}
         store.update("run", row, missing=left, **closed)
         if closed:
-            answer.append(("closed", 0, "succeeded", *[None] * 10))
+            answer.append(("closed", 0, "succeeded", *_EMPTY))
     return answer
 
 

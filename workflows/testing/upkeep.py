@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from ..journal import SQL
 from .counterparts import Rows, does
-from .steps import options_of
+from .steps import limit_of
 from .store import Store, jsonb, of_json
 from .waiting import announced
 
@@ -45,14 +45,12 @@ def suspect(store: Store, *, limit: int, seconds: float) -> None:
 
 
 @does(SQL["take_expired"])
-def take_expired(
-    store: Store, *, lease: str, limit: int, seconds: float, timeout: float, grace: float
-) -> Rows:
+def take_expired(store: Store, *, lease: str, limit: int, timeout: float, grace: float) -> Rows:
     """Takes over steps whose lease has run out for good."""
     now = store.clock.now()
     found = []
     for step in store.where("step", state="running"):
-        bound = timedelta(seconds=float(options_of(step).get("timeout") or timeout) + grace)
+        bound = timedelta(seconds=limit_of(step, timeout, grace))
         if step["lease_until"] < now and (step["suspect"] or step["started_at"] + bound < now):
             found.append(step)
     answer: Rows = []

@@ -1,0 +1,36 @@
+"""The in-process journal keeps step with the SQL of the real one."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from trellis.tasks.queries import load
+from trellis.workflows.testing import statements
+from trellis.workflows.testing.counterparts import parameters
+
+FILES = {file: load("trellis.workflows.sql", file) for file in ("journal.sql", "control.sql")}
+KNOWN = {
+    f"{file}: {name}": (text, statements.STATEMENTS[text])
+    for file, blocks in FILES.items()
+    for name, text in blocks.items()
+    if text in statements.STATEMENTS
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_counterpart_takes_what_its_statement_takes(name: str) -> None:
+    """A statement whose parameters change has to change in workflows/testing as well."""
+    text, function = KNOWN[name]
+    taken = list(inspect.signature(function).parameters.values())[1:]
+    open_end = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken)
+    named = {each.name for each in taken if each.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert named == set(parameters(text)) or (open_end and named < set(parameters(text)))
+
+
+def test_every_statement_of_the_journal_has_a_counterpart() -> None:
+    """Those of people's control may lack one: then their verb is refused with NotInProcess."""
+    lacking = [name for name, text in FILES["journal.sql"].items()
+               if text not in statements.STATEMENTS and text not in statements.COPY]  # fmt: skip
+    assert lacking == []
