@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from ..tasks.errors import DefinitionError
 from ..tasks.retry import Retry
 from ..tasks.settings import current
-from . import canvas, parameters, registry
+from . import canvas, imported, parameters, registry
 from .hints import choices
 from .literals import encode
 from .parameters import Param
@@ -118,6 +118,26 @@ class Workflow(Waits, Sagas):
     ) -> Workflow:
         """The same from plain data, as in a file. Raises DefinitionError for what is wrong with its form."""
         return cls.from_spec(spec_of(content), register=register, catalogue=catalogue)
+
+    @classmethod
+    def from_canvas(
+        cls,
+        name: str,
+        canvas: Any,
+        *,
+        description: str = "",
+        register: bool = True,
+        catalogue: Catalogue = registry.actions,
+    ) -> Workflow:
+        """A workflow from an existing Celery chain, group or chord: a step for each of its tasks.
+
+        Results are passed on as Celery does: to the first argument, a group's as a list, none to immutable signatures.
+        Actions of this process become steps of theirs, other tasks steps of `task=` on their applications' queues.
+        Raises DefinitionError, with the place, for what has no like here (link, countdown, map and chunks).
+        """
+        workflow = cls(name, description=description, register=register, catalogue=catalogue)
+        imported.add(workflow, catalogue, canvas)
+        return workflow
 
     def step(
         self,

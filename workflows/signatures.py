@@ -1,0 +1,60 @@
+"""Celery signatures as data: taken from one application, kept in the journal, sent by another.
+
+The law: a signature is kept as JSON, with the queue that its own application would send it to, since ours routes
+otherwise. What is no signature, or no JSON, is refused where it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from celery.canvas import Signature
+from kombu.utils.json import dumps, loads
+
+from ..tasks.errors import DefinitionError
+from .records import Json
+
+
+def captured(signature: Any, what: str) -> dict[str, Json]:
+    """A signature as JSON; `what` names it in the error. Raises DefinitionError."""
+    if not isinstance(signature, Signature):
+        raise DefinitionError(f"{what} is a Celery signature such as task.s(1), not {signature!r}")
+    copy = signature.clone()
+    for each in walk(copy):
+        queue = queue_of(each)
+        if queue is not None:
+            each.options["queue"] = queue
+    try:
+        found: dict[str, Json] = loads(dumps(copy))
+    except (TypeError, ValueError) as error:
+        raise DefinitionError(f"{what} has an argument that is no JSON: {error}") from error
+    return found
+
+
+def walk(signature: Any) -> Iterator[Signature]:
+    """The signatures of plain tasks in a canvas."""
+    if isinstance(signature, list | tuple):
+        for each in signature:
+            yield from walk(each)
+        return
+    if not isinstance(signature, Signature):
+        return
+    parts = [signature.kwargs.get(name) for name in ("tasks", "header", "body")]
+    if signature.subtask_type in ("chain", "group", "chord"):
+        for part in parts:
+            yield from walk(part)
+    else:
+        yield signature
+
+
+def queue_of(signature: Signature) -> str | None:
+    """The queue that its own application sends it to; None where it does not know its application."""
+    app = signature._app
+    given = dict(signature.options)
+    if app is not None:
+        task = app.tasks.get(signature.task)
+        own = {} if task is None else task._get_exec_options()
+        given = app.amqp.router.route({**own, **given}, signature.task, signature.args, signature.kwargs)
+    queue = given.get("queue")
+    return None if queue is None else str(getattr(queue, "name", queue))
