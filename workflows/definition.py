@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from types import NoneType
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -21,7 +20,8 @@ from pydantic import ValidationError
 from ..tasks.errors import DefinitionError
 from ..tasks.retry import Retry
 from ..tasks.settings import current
-from . import canvas, imported, parameters, registry
+from . import canvas, parameters, registry
+from .guests import Guests, task_inputs
 from .hints import choices
 from .literals import encode
 from .parameters import Param
@@ -66,7 +66,7 @@ class Params:
         return list(self._names)
 
 
-class Workflow(Waits, Sagas):
+class Workflow(Guests, Waits, Sagas):
     """A workflow that is being written."""
 
     def __init__(
@@ -119,26 +119,6 @@ class Workflow(Waits, Sagas):
         """The same from plain data, as in a file. Raises DefinitionError for what is wrong with its form."""
         return cls.from_spec(spec_of(content), register=register, catalogue=catalogue)
 
-    @classmethod
-    def from_canvas(
-        cls,
-        name: str,
-        canvas: Any,
-        *,
-        description: str = "",
-        register: bool = True,
-        catalogue: Catalogue = registry.actions,
-    ) -> Workflow:
-        """A workflow from an existing Celery chain, group or chord: a step for each of its tasks.
-
-        Results are passed on as Celery does: to the first argument, a group's as a list, none to immutable signatures.
-        Actions of this process become steps of theirs, other tasks steps of `task=` on their applications' queues.
-        Raises DefinitionError, with the place, for what has no like here (link, countdown, map and chunks).
-        """
-        workflow = cls(name, description=description, register=register, catalogue=catalogue)
-        imported.add(workflow, catalogue, canvas)
-        return workflow
-
     def step(
         self,
         name: str,
@@ -189,7 +169,7 @@ class Workflow(Waits, Sagas):
         }
         foreign = _given(task=task, args=args, kwargs=kwargs)
         if action is None:
-            action, inputs = TASK, self._foreign(name, foreign, options, inputs, more)
+            action, inputs = TASK, task_inputs(self.name, name, foreign, options, inputs, more)
         else:
             more = {**foreign, **more}  # an action may have inputs of these names
         return self._add(name, action, inputs, more, options, None, OPTIONS)
@@ -235,7 +215,7 @@ class Workflow(Waits, Sagas):
         mapped = {"over": self._encoded(over, name, "over", False), "concurrency": concurrency}
         foreign = _given(task=task, args=args, kwargs=kwargs)
         if action is None:
-            action, inputs = TASK, self._foreign(name, foreign, options, inputs, more)
+            action, inputs = TASK, task_inputs(self.name, name, foreign, options, inputs, more)
         else:
             more = {**foreign, **more}
         return self._add(name, action, inputs, more, options, mapped, MAP_OPTIONS)
@@ -318,33 +298,6 @@ class Workflow(Waits, Sagas):
                 )
             content["inputs"] = {key: self._encoded(value, name, key, mapped) for key, value in given.items()}
         return content
-
-    def _foreign(
-        self,
-        name: str,
-        given: dict[str, Any],
-        options: dict[str, Any],
-        inputs: Mapping[str, Any] | None,
-        more: dict[str, Any],
-    ) -> dict[str, Any]:
-        """The inputs of a step that is a task of another application; its queue is theirs, not ours."""
-        task = getattr(given.get("task"), "name", given.get("task"))  # the task itself is as good as its name
-        if not isinstance(task, str) or not task:
-            problem = "a step needs an action, or task= with the name of a Celery task"
-        elif inputs or more:
-            extra = next(iter({**(inputs or {}), **more}))
-            problem = (
-                f"{extra!r} is no option: task {task!r} takes its arguments as args=[…] and kwargs={{…}}"
-            )
-        elif not isinstance(given.get("args"), list | tuple | Ref | NoneType):
-            problem = f"args= is a list, or a reference to one, not {given['args']!r}"
-        elif not isinstance(given.get("kwargs"), Mapping | Ref | NoneType):
-            problem = f"kwargs= is a mapping, or a reference to one, not {given['kwargs']!r}"
-        else:
-            asked = {**given, "task": task, "queue": options["queue"], "priority": options["priority"]}
-            options["queue"] = None
-            return {each: value for each, value in asked.items() if value is not None}
-        raise DefinitionError(problem, workflow=self.name, step=name)
 
     def _check_name(self, name: str) -> None:
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:

@@ -2,15 +2,16 @@
 
 The law: what Celery would pass on is passed on. The result of what came before is the first argument, a group's
 is the list of its members' (groups in groups are one group, and in a chain a group of one is no group, as for
-Celery), and an immutable signature waits and gets nothing. Tasks that are actions of this process become steps of theirs, all others
-steps of foreign tasks on the queues of their applications. What cannot be said is refused, with its place.
+Celery), and an immutable signature waits and gets nothing. Tasks that are actions of this process become steps of
+theirs, all others steps of foreign tasks on their applications' queues. What cannot be said is refused, with its
+place.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from celery.canvas import Signature
 
@@ -18,9 +19,6 @@ from ..tasks.errors import DefinitionError
 from .references import StepRef
 from .registry import ActionInfo, Catalogue
 from .signatures import queue_of
-
-if TYPE_CHECKING:
-    from .definition import Workflow
 
 _TIMES = ("countdown", "eta", "expires")  # options that the engine has other words for
 _UNSAID = {
@@ -34,6 +32,15 @@ _UNSAID = {
 _BUILT_IN = ("celery.map", "celery.starmap", "celery.chunks")
 
 
+class Target(Protocol):
+    """A workflow that is being written."""
+
+    name: str
+
+    def step(self, name: str, action: Any = None, /, **options: Any) -> StepRef:
+        """Add a step."""
+
+
 class Before(NamedTuple):
     """What came before a part of a canvas."""
 
@@ -44,7 +51,7 @@ class Before(NamedTuple):
 NOTHING = Before(None, ())
 
 
-def add(workflow: Workflow, catalogue: Catalogue, canvas: Any) -> None:
+def add(workflow: Target, catalogue: Catalogue, canvas: Any) -> None:
     """Add the steps of a canvas to a workflow that has none. Raises DefinitionError."""
     _Reader(workflow, catalogue).part(canvas, NOTHING, "canvas")
 
@@ -52,7 +59,7 @@ def add(workflow: Workflow, catalogue: Catalogue, canvas: Any) -> None:
 class _Reader:
     """Reads one canvas."""
 
-    def __init__(self, workflow: Workflow, catalogue: Catalogue) -> None:
+    def __init__(self, workflow: Target, catalogue: Catalogue) -> None:
         self.workflow = workflow
         self.catalogue = catalogue
         self._names: set[str] = set()

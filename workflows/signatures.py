@@ -26,7 +26,7 @@ def captured(signature: Any, what: str) -> dict[str, Json]:
         if queue is not None:
             each.options["queue"] = queue
     try:
-        found: dict[str, Json] = loads(dumps(copy))
+        found: dict[str, Json] = loads(dumps(copy))  # type: ignore[no-untyped-call]  # kombu ships half of its types
     except (TypeError, ValueError) as error:
         raise DefinitionError(f"{what} has an argument that is no JSON: {error}") from error
     return found

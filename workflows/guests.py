@@ -1,0 +1,85 @@
+"""How Celery's own tasks and canvases come into a workflow: the part of `Workflow` that takes them in.
+
+The law: sugar alone. A task becomes a step of the engine's action `trellis.task`, a canvas becomes such steps and
+those of actions; what has no like here is refused where it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import NoneType
+from typing import Any, Self
+
+from ..tasks.errors import DefinitionError
+from . import imported, registry
+from .references import Ref, StepRef
+from .registry import Catalogue
+
+
+def task_inputs(
+    workflow: str,
+    step: str,
+    given: dict[str, Any],
+    options: dict[str, Any],
+    inputs: Mapping[str, Any] | None,
+    more: dict[str, Any],
+) -> dict[str, Any]:
+    """The inputs of a step that is a task of another application; its queue is theirs, not ours: it leaves `options`.
+
+    Raises DefinitionError.
+    """
+    task = getattr(given.get("task"), "name", given.get("task"))  # the task itself is as good as its name
+    if not isinstance(task, str) or not task:
+        problem = "a step needs an action, or task= with the name of a Celery task"
+    elif inputs or more:
+        extra = next(iter({**(inputs or {}), **more}))
+        problem = f"{extra!r} is no option: task {task!r} takes its arguments as args=[…] and kwargs={{…}}"
+    elif not isinstance(given.get("args"), list | tuple | Ref | NoneType):
+        problem = f"args= is a list, or a reference to one, not {given['args']!r}"
+    elif not isinstance(given.get("kwargs"), Mapping | Ref | NoneType):
+        problem = f"kwargs= is a mapping, or a reference to one, not {given['kwargs']!r}"
+    else:
+        asked = {**given, "task": task, "queue": options["queue"], "priority": options["priority"]}
+        options["queue"] = None
+        return {each: value for each, value in asked.items() if value is not None}
+    raise DefinitionError(problem, workflow=workflow, step=step)
+
+
+class Guests:
+    """A workflow from what others wrote for Celery."""
+
+    name: str
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        description: str = "",
+        register: bool = True,
+        catalogue: Catalogue = registry.actions,
+    ) -> None:
+        raise NotImplementedError
+
+    def step(self, name: str, action: Any = None, /, **options: Any) -> StepRef:
+        """Add a step."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_canvas(
+        cls,
+        name: str,
+        canvas: Any,
+        *,
+        description: str = "",
+        register: bool = True,
+        catalogue: Catalogue = registry.actions,
+    ) -> Self:
+        """A workflow from an existing Celery chain, group or chord: a step for each of its tasks.
+
+        Results are passed on as Celery does: to the first argument, a group's as a list, none to immutable signatures.
+        Actions of this process become steps of theirs, other tasks steps of `task=` on their applications' queues.
+        Raises DefinitionError, with the place, for what has no like here (link, countdown, map and chunks).
+        """
+        workflow = cls(name, description=description, register=register, catalogue=catalogue)
+        imported.add(workflow, catalogue, canvas)
+        return workflow
