@@ -247,7 +247,8 @@ class Journal:
     def decide(self, run: str, decision: Callable[[Connection], Outcome | Parked]) -> Outcome | None:
         """Ask, while nobody else tells the run anything, whether a step goes on or is parked; None where it is parked.
 
-        `signal` takes the same turn, so what it brings is either seen by the decision or finds the step parked.
+        `signal` takes the same turn, so what it brings is either seen by the decision or finds the step parked. What a
+        decision wrote counts only if the step is still ours: one that was given away is not parked, and nothing is left.
         """
 
         def once() -> Outcome | None:
@@ -256,10 +257,14 @@ class Journal:
                 found = decision(connection)
                 if isinstance(found, Outcome):
                     return found
-                _ask(connection, "park", run=run, **{**found._asdict(), "wait": wire.dumps(found.wait)})
+                if not _ask(connection, "park", run=run, **{**found._asdict(), "wait": wire.dumps(found.wait)}):
+                    raise _Stale
                 return None
 
-        return self.database.again(once)
+        try:
+            return self.database.again(once)
+        except _Stale:
+            return None
 
     def signal(
         self, run: str, name: str, key: str, payload: Json, waits_for: str, *, sent: bool = True

@@ -16,6 +16,8 @@ from contextlib import suppress
 from random import Random
 from typing import NamedTuple
 
+from trellis.tasks.errors import StateError
+
 from . import laws, ledger, programs
 from .disk import FLAG
 from .harm import set_clock
@@ -32,6 +34,8 @@ POINTS = (
     "after completion commit",
     "inside tick",
     "inside map expansion",
+    "before parking",
+    "after parking",
 )
 FAULTS = (
     "kill child",
@@ -47,6 +51,10 @@ FAULTS = (
     "clock behind",
     "disk full",
 )
+NEEDS = {
+    "before parking": ("sleep", "child"),
+    "after parking": ("child", "sleep"),
+}  # so that each run passes them
 RUNS = 3  # of one program in a case
 PATIENCE = 60.0  # seconds for all of them
 
@@ -62,6 +70,15 @@ class Case(NamedTuple):
     def name(self) -> str:
         """What `ONLY=` takes."""
         return f"{self.seed}:{self.point}:{self.fault}".replace(" ", "-")
+
+
+class Signal(NamedTuple):
+    """What the harness tells a run."""
+
+    at: float  # when (time.monotonic())
+    run: str
+    name: str
+    value: int
 
 
 class Result(NamedTuple):
@@ -134,7 +151,8 @@ class _Play:
         self.stage = stage
         self.case = case
         self.rng = Random(case.seed)
-        self.program = programs.draw(case.seed)
+        self.program = programs.draw(case.seed, *NEEDS.get(case.point, ()))
+        self.signals: list[Signal] = []
         self.id = case.name
         self.runs: dict[str, int] = {}  # id to the parameter
         self.start = ledger.size(stage.folder)
@@ -148,7 +166,7 @@ class _Play:
         helper = _Helper(stage, arm)
         try:
             self._start()
-            stage.until(lambda: helper.look() and self._over(), PATIENCE, "all runs over")
+            stage.until(lambda: helper.look() and self._told() and self._over(), PATIENCE, "all runs over")
         except TimeoutError as late:
             yield str(late)
             yield from self._open()
@@ -162,7 +180,7 @@ class _Play:
     def wrong(self, lines: Mapping[str, list[Line]]) -> Iterator[str]:
         """What the laws find, now."""
         for run, base in self.runs.items():
-            for problem in laws.check(self.stage.connect(), run, self.program, base, lines.get(run, [])):
+            for problem in laws.check(self.stage.connect(), run, self.program, base, lines):
                 yield f"run {run}: {problem}"
 
     def _start(self) -> None:
@@ -174,6 +192,19 @@ class _Play:
             client = self.stage.without_broker if quiet else self.stage.client
             run = client.start(workflow, {"base": base}, key=f"{self.id}-{number}")
             self.runs[run.id] = base
+            for node in self.program.nodes:
+                if node.kind == "signal":
+                    at = time.monotonic() + self.rng.choice((0.0, 0.3, 1.0))
+                    self.signals.append(Signal(at, run.id, programs.signal_of(node), node.value))
+
+    def _told(self) -> bool:
+        """Send the signals that are due, each twice: under one id they count once."""
+        for signal_ in [each for each in self.signals if each.at <= time.monotonic()]:
+            with suppress(StateError):  # a run that was made to fail may be over
+                for _ in range(2):
+                    self.stage.client.signal(signal_.run, signal_.name, signal_.value, id="once")
+            self.signals.remove(signal_)
+        return not self.signals
 
     def _over(self) -> bool:
         statement = "SELECT count(*) FROM run WHERE id = ANY(%s::uuid[]) AND state IN ('pending', 'running', 'paused')"

@@ -15,7 +15,7 @@ import psycopg
 from trellis.workflows.states import STEP_ENDS, STEP_MOVES, StepState
 
 from .ledger import Line
-from .programs import ANY, Expected, Program, model
+from .programs import ANY, CHILD, Expected, Program, model
 
 HISTORY = """
 CREATE TABLE chaos_history (id bigint GENERATED ALWAYS AS IDENTITY, at timestamptz DEFAULT clock_timestamp(),
@@ -37,9 +37,14 @@ SELECT idx, name, source, target, extract(epoch FROM at)::float8 FROM chaos_hist
 
 
 def check(
-    connection: psycopg.Connection[Any], run: str, program: Program, base: int, lines: Sequence[Line]
+    connection: psycopg.Connection[Any],
+    run: str,
+    program: Program,
+    base: int,
+    ledger: Mapping[str, Sequence[Line]],
 ) -> Iterator[str]:
-    """Everything that is wrong with a run that should be over; `lines` are its own."""
+    """Everything that is wrong with a run that should be over, and with its child runs."""
+    lines = ledger.get(run, [])
     rows = connection.execute(_STEPS, [run]).fetchall()
     steps = {row[0]: row[1:] for row in rows}
     expected = model(program, base)
@@ -53,6 +58,29 @@ def check(
     yield from _effects(steps, expected, lines, everything=program.fails is None)
     yield from moves(connection, run, lines)
     yield from _tidy(connection, run, steps)
+    yield from _children(connection, run, program, steps, ledger)
+
+
+def _children(
+    connection: psycopg.Connection[Any],
+    run: str,
+    program: Program,
+    steps: Mapping[str, Any],
+    ledger: Mapping[str, Sequence[Line]],
+) -> Iterator[str]:
+    found = connection.execute("SELECT id, params FROM run WHERE parent_run = %s", [run]).fetchall()
+    wanted = [
+        node.name for node in program.nodes if node.kind == "child" and steps[node.name][0] == "succeeded"
+    ]
+    if program.fails is None and len(found) != len(wanted):
+        yield f"{len(wanted)} steps are child runs, and there are {len(found)}"
+    for child, params in found:
+        if program.fails is None:
+            problems = check(connection, str(child), CHILD, params["base"], ledger)
+        else:
+            problems = moves(connection, str(child), ledger.get(str(child), []))
+        for problem in problems:
+            yield f"child run {child}: {problem}"
 
 
 def _end(connection: psycopg.Connection[Any], run: str, program: Program) -> Iterator[str]:

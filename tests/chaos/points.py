@@ -73,6 +73,10 @@ def install() -> None:
     )
     for name in ("take_ready", "take_due", "take_expired"):
         wrap(Journal, name, after="inside tick")
+    wrap(Journal, "park", before="before parking", after="after parking")
+    wrap(
+        Journal, "decide", before="before parking", after="after parking", when=lambda answer: answer is None
+    )
     wrap(Journal, "add", after="inside map expansion", when=lambda _: True)
     _install_lie()
     trigger.learn({**FAULTS, "commit unheard": _tell_a_lie})

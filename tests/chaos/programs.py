@@ -49,17 +49,30 @@ class Expected(NamedTuple):
     effects: int  # how many effects at least (0 or 1)
 
 
+# What a step of kind "child" runs.
+CHILD = Program(0, (Node("root", "effect", (), 7), Node("last", "effect", ("root",), 11)), None)
+
+
+def signal_of(node: Node) -> str:
+    """The name under which a step of kind "signal" is told its value."""
+    return f"go-{node.name}"
+
+
 # --- drawing one
 
 
-def draw(seed: int) -> Program:
-    """The program of a seed. Every one has a chain, a fan-in, and a map that is never skipped."""
+KINDS = ("effect", "effect", "flaky", "slow", "map", "map of a result", "skipped", "default", "stored")
+KINDS += ("stored or not", "condition", "signal", "sleep", "child")
+
+
+def draw(seed: int, *always: str) -> Program:
+    """The program of a seed. Every one has a chain, a fan-in, a map, and of each kind in `always` a step, unskipped."""
     rng = Random(seed)
-    kinds = ["effect", "effect", "flaky", "slow", "map", "map of a result", "skipped", "default"]
-    kinds += ["stored", "stored or not"]
     nodes = [Node("root", "effect", (), rng.randrange(100))]
     nodes.append(Node("m", "map", ("root",), rng.randrange(100), _mapped(rng) | {"count": rng.randint(2, 9)}))
-    for number, kind in enumerate(rng.choice(kinds) for _ in range(rng.randint(4, 8))):
+    for number, kind in enumerate(always):
+        nodes.append(Node(f"a{number}", kind, ("root",), rng.randrange(100)))
+    for number, kind in enumerate(rng.choice(KINDS) for _ in range(rng.randint(4, 8))):
         _add(nodes, kind, f"s{number}", rng)
     over = [node.name for node in nodes[2:] if node.kind not in ("listing", "store", "store_or_not")]
     below = ("m", *rng.sample(over, min(len(over), 2)))
@@ -93,8 +106,13 @@ def _add(nodes: list[Node], kind: str, name: str, rng: Random) -> None:
         nodes.append(Node(name, "load", (f"{name}w",), value))
     elif kind == "stored or not":
         nodes.append(Node(name, "store_or_not", parents, value))
+    elif kind == "condition":
+        nodes.append(Node(name, "effect", parents, value, {"above": rng.choice((-1, 500, 1000))}))
+    elif kind in ("signal", "sleep", "child"):
+        nodes.append(Node(name, kind, parents, value))
     else:
-        nodes.append(Node(name, "effect", parents, value))
+        more = {"expect": rng.choice((0.02, 0.5, 3.0))} if rng.random() < 0.2 else {}
+        nodes.append(Node(name, "effect", parents, value, more))
 
 
 def _mapped(rng: Random) -> dict[str, Any]:
@@ -115,7 +133,22 @@ def workflow(program: Program) -> Workflow:
 
 
 def _plain(wf: Workflow, node: Node, parts: list[Any]) -> Any:
-    return wf.step(node.name, f"chaos.{node.kind}", value=node.value, parts=parts, **node.options)
+    more = dict(node.options)
+    if "above" in more:
+        more["when"] = f"params.base > {more.pop('above')}"
+    return wf.step(node.name, f"chaos.{node.kind}", value=node.value, parts=parts, **more)
+
+
+def _signal(wf: Workflow, node: Node, parts: list[Any]) -> Any:
+    return wf.wait_for(node.name, signal_of(node), after=node.parents)
+
+
+def _sleep(wf: Workflow, node: Node, parts: list[Any]) -> Any:
+    return wf.sleep(node.name, 0.1 + node.value / 200, after=node.parents)
+
+
+def _child(wf: Workflow, node: Node, parts: list[Any]) -> Any:
+    return wf.child(node.name, workflow(CHILD), base=node.value, after=node.parents)["last"]
 
 
 def _broken(wf: Workflow, node: Node, parts: list[Any]) -> Any:
@@ -150,6 +183,9 @@ BUILD: dict[str, Callable[[Workflow, Node, list[Any]], Any]] = {
     "map": _map,
     "load": _load,
     "store_or_not": _store_or_not,
+    "signal": _signal,
+    "sleep": _sleep,
+    "child": _child,
 }
 
 
@@ -165,7 +201,7 @@ def model(program: Program, base: int) -> dict[str, Expected]:
     values: dict[str, Any] = {}  # what a step hands on
     for node in program.nodes:
         parts = [values[name] for name in node.parents] or [base]
-        if any(part is NOTHING for part in parts):
+        if any(part is NOTHING for part in parts) or base <= node.options.get("above", -1):
             values[node.name] = NOTHING
             rows[node.name] = Expected(SKIPPED, None, 0)
             if node.kind == "map":
@@ -220,6 +256,22 @@ def _load_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
     return parts[0]["holds"]
 
 
+def _signal_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    rows[node.name] = Expected(DONE, node.value, 0)
+    return node.value
+
+
+def _sleep_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    rows[node.name] = Expected(DONE, None, 0)
+    return None
+
+
+def _child_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    last = model(CHILD, node.value)["last"].value
+    rows[node.name] = Expected(DONE, {"last": last}, 0)
+    return last
+
+
 MODEL: dict[str, Callable[[Node, list[Any], dict[str, Expected]], Any]] = {
     "broken": _broken_model,
     "listing": _listing_model,
@@ -227,4 +279,7 @@ MODEL: dict[str, Callable[[Node, list[Any], dict[str, Expected]], Any]] = {
     "store": _store_model,
     "store_or_not": _store_or_not_model,
     "load": _load_model,
+    "signal": _signal_model,
+    "sleep": _sleep_model,
+    "child": _child_model,
 }

@@ -389,6 +389,23 @@ def test_a_child_run_brings_its_results_up(stack: Stack, family: Workflow) -> No
     assert stack.client.get(child).correlation_id == stack.client.get(run).correlation_id
 
 
+def test_an_attempt_that_lost_its_lease_starts_no_child(
+    stack: Stack, family: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker was stopped before it could write; meanwhile another attempt began the one child (fault suite)."""
+    run = stack.client.start(family, {"n": 4, "fail": False}).id
+    decide = stack.engine.journal.decide
+
+    def late(run: str, decision: Any) -> Any:
+        stack.rows("UPDATE step SET lease = gen_random_uuid() WHERE run_id = %s AND state = 'running'", run)
+        return decide(run, decision)
+
+    monkeypatch.setattr(stack.engine.journal, "decide", late)
+    stack.engine.run_bundle("trellis.child", run, [0])
+    assert states(stack, run)["sub"] == "running"
+    assert children(stack, run) == []
+
+
 def test_a_child_that_fails_fails_its_step(stack: Stack, family: Workflow) -> None:
     """With the child's own error in the message."""
     run = go(stack, family, n=1, fail=True)
