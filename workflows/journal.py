@@ -248,7 +248,7 @@ class Journal:
         """Ask, while nobody else tells the run anything, whether a step goes on or is parked; None where it is parked.
 
         `signal` takes the same turn, so what it brings is either seen by the decision or finds the step parked. What a
-        decision wrote counts only if the step is still ours: one that was given away is not parked, and nothing is left.
+        decision wrote counts only if the step is still ours: one that was given away leaves nothing.
         """
 
         def once() -> Outcome | None:
