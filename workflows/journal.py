@@ -257,7 +257,9 @@ class Journal:
                 found = decision(connection)
                 if isinstance(found, Outcome):
                     return found
-                if not _ask(connection, "park", run=run, **{**found._asdict(), "wait": wire.dumps(found.wait)}):
+                if not _ask(
+                    connection, "park", run=run, **{**found._asdict(), "wait": wire.dumps(found.wait)}
+                ):
                     raise _Stale
                 return None
 
