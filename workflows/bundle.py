@@ -30,7 +30,7 @@ from .journal import Ahead, Journal
 from .keeper import Held, Keeper
 from .limits import Guard
 from .natives import NATIVES, Native
-from .records import Claimed, Completed, Json, Outcome, Parked
+from .records import Claimed, Completed, Json, Outcome, Parked, Ready
 from .registry import ActionInfo, Actions
 
 log = get_logger("trellis.bundle")
@@ -66,6 +66,7 @@ class Bundle:
         """Claim steps: the named ones, or with `ranked`, a queue, as many of the most urgent ones in it."""
         self._parts = parts
         self._ranked = ranked
+        self._kept: Ready | None = None  # a freed step whose right this process uses itself
         self._run = run
         self._began = self._flushed = time.monotonic()
         self._lock = threading.Lock()
@@ -131,7 +132,7 @@ class Bundle:
             [*NATIVES, *parts.actions.names()],
             parts.worker,
             room=room,
-            seconds=parts.settings.bundle_ms / 1000.0,
+            seconds=parts.settings.ahead_ms / 1000.0,
         )
         if found.taken:
             self._workflow, self._correlation = found.workflow, found.correlation_id
@@ -139,16 +140,35 @@ class Bundle:
         return found.taken
 
     def _go_on(self) -> None:
-        """Take the next most urgent step without a message, as run-ahead does with what it frees, and as long."""
-        settings = self._parts.settings
-        queue, ran = self._ranked, (time.monotonic() - self._began) * 1000.0
-        if queue is None or settings.bundle_ms <= 0 or ran >= settings.ahead_ms:
+        """Use the right that was kept: take the most urgent step by now, without a message."""
+        kept, self._kept = self._kept, None
+        if kept is None:
+            return
+        if self._left_ms() <= 0:
+            self._parts.dispatcher.publish(self._run, self._workflow, [kept])
             return
         asked = time.monotonic()
-        claimed = self._urgent(queue, 1)
+        claimed = self._urgent(kept.queue, 1)
         self._fetch(claimed)
         with self._lock:
             self._take(claimed, asked)
+
+    def _kept_back(self, free: list[Ready]) -> list[Ready]:
+        """What to announce: while run-ahead lasts, the right of one freed step is used here instead."""
+        if self._ranked is None or self._kept is not None or self._left_ms() <= 0:
+            return free
+        for place, step in enumerate(free):
+            if step.rank is not None and step.queue == self._ranked:
+                self._kept = step
+                return free[:place] + free[place + 1 :]
+        return free
+
+    def _left_ms(self) -> float:
+        """Milliseconds for which this message may go on with what it frees."""
+        settings = self._parts.settings
+        if settings.bundle_ms <= 0:
+            return 0.0
+        return settings.ahead_ms - (time.monotonic() - self._began) * 1000.0
 
     # --- the keeper's side
 
@@ -157,6 +177,9 @@ class Bundle:
         with self._lock:
             waiting = list(self._todo)
             self._todo.clear()
+            kept, self._kept = self._kept, None
+        if kept is not None:
+            self._parts.dispatcher.publish(self._run, self._workflow, [kept])
         if waiting:
             free = set(self._parts.journal.release(self._run, waiting))
             ready = [growth.as_ready(step) for step in waiting if step.idx in free]
@@ -348,11 +371,11 @@ class Bundle:
                 self._raw.pop(idx, None)
             if completed.closed:
                 self._todo.clear()  # nothing more of this run should begin
-                self._ranked = None
             self._take(completed.mine, asked)
         if len(late) == len(outcomes):
-            self._ranked = None
             self.relieve()  # the run may be over, or this process was away: the journal knows what is still ours
+        if wish is not None:
+            completed = completed._replace(free=self._kept_back(completed.free))
         self._announce(completed)
         self._fetch(completed.mine)
 
@@ -364,8 +387,8 @@ class Bundle:
 
     def _ahead(self) -> Ahead | None:
         settings = self._parts.settings
-        left = settings.ahead_ms - (time.monotonic() - self._began) * 1000.0
-        if settings.bundle_ms <= 0 or left <= 0:
+        left = self._left_ms()
+        if left <= 0:
             return None
         known = self._parts.actions.get
         short = {

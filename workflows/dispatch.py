@@ -27,6 +27,7 @@ RANKED = (
     "trellis_ranked"  # and the queue, where it is a right to the most urgent steps there instead of to these
 )
 BROKER_GONE = (OperationalError, RedisError, OSError)
+_SPREAD = 64  # messages at least that announce many ranked steps: more slots than that wait seldom
 _PIPELINE = 500  # messages in one write to the broker
 
 log = get_logger("trellis.dispatch")
@@ -58,10 +59,10 @@ def parts(ranked: Iterable[Ready], budget_ms: float, limit: int) -> Iterator[lis
     Short neighbours share one, as far as their time fits the budget; what is slow or unknown has its own.
     """
     part: list[Ready] = []
-    left, most = budget_ms, limit if budget_ms > 0 else 1
+    left = budget_ms
     for step in ranked:
         ms = budget_ms if step.expect is None else step.expect * 1000.0
-        if part and (ms > left or len(part) >= most):
+        if part and (ms > left or len(part) >= limit):
             yield part
             part, left = [], budget_ms
         part.append(step)
@@ -114,7 +115,9 @@ class Dispatcher:
 
         for (_, _, action, alone), members in groupby(sorted(ready, key=place), kind):
             if not action:
-                yield from parts(members, self._settings.bundle_ms, self._settings.bundle_max)
+                steps = list(members)
+                most = min(self._settings.bundle_max, max(1, len(steps) // _SPREAD))
+                yield from parts(steps, self._settings.ahead_ms, most if self._settings.bundle_ms > 0 else 1)
                 continue
             size = 1
             if not alone:

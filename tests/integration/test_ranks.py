@@ -11,6 +11,7 @@ import steps
 from stack import Stack
 
 from trellis.workflows import Workflow, recovery
+from trellis.workflows.bundle import Bundle
 from trellis.workflows.journal import SQL
 from trellis.workflows.launch import prepare
 from trellis.workflows.records import Ready
@@ -82,12 +83,48 @@ def test_the_users_priority_comes_before_the_rank(one_a_message: Stack) -> None:
     assert order(stack) == ["s0", "s1", "s2"]
 
 
-def test_a_worker_goes_on_with_the_most_urgent_step_while_its_time_lasts(stack: Stack) -> None:
-    """As run-ahead does: one message, no other for the steps that follow."""
+def branching(stack: Stack) -> str:
+    """A run in which the end of `first` frees `then`, while `other` is more urgent than that."""
+    wf = Workflow("branching", register=False)
+    first = wf.step("first", steps.effect, ledger=stack.ledger, expect=5)
+    wf.step("then", steps.effect, ledger=stack.ledger, expect=1, after=[first])
+    wf.step("other", steps.effect, ledger=stack.ledger, expect=3)
+    return stack.client.start(wf).id
+
+
+def test_a_worker_goes_on_with_the_most_urgent_step_in_place_of_what_it_frees(stack: Stack) -> None:
+    """It announces one step less than it frees and takes one more: there stay as many rights as ready steps."""
     stack.engine.settings = stack.with_settings(ahead_ms=60_000.0)
-    run = accepted(stack, 1.0, 4.0, 2.0, 3.0)
+    run = branching(stack)
+    stack.engine.dispatcher = published = Published()  # type: ignore[assignment]
     right(stack, run)
-    assert order(stack) == ["s1", "s3", "s2", "s0"]
+    assert order(stack) == ["first", "other"]
+    assert published.steps == []
+    right(stack, run)
+    assert order(stack) == ["first", "other", "then"]
+    assert stack.client.get(run).state is RunState.SUCCEEDED
+
+
+def test_a_right_that_was_kept_and_not_used_is_announced(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time for going on is over just then; or the process hands back what it has."""
+    left = iter([1.0, 1.0])
+    monkeypatch.setattr(Bundle, "_left_ms", lambda _: next(left, 0.0))
+    run = branching(stack)
+    stack.engine.dispatcher = published = Published()  # type: ignore[assignment]
+    right(stack, run)
+    assert order(stack) == ["first"]
+    assert [step.name for step in published.steps] == ["then"]
+
+
+def test_many_ranked_steps_share_messages_and_few_do_not(stack: Stack) -> None:
+    """A wide frontier goes out in 64 messages at least, so that no worker idles for the sake of a bundle."""
+    bundles = stack.engine.dispatcher._bundles
+    few = [Ready(at, f"s{at}", "a", "q", 5, 9.0, 0.001, False) for at in range(64)]
+    many = [Ready(at, f"s{at}", "a", "q", 5, 9.0, 0.001, False) for at in range(640)]
+    assert {len(bundle) for bundle in bundles(few)} == {1}
+    assert {len(bundle) for bundle in bundles(many)} == {10}
 
 
 def test_more_messages_than_steps_change_nothing(one_a_message: Stack) -> None:

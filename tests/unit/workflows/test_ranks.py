@@ -153,14 +153,13 @@ def ready(*expected: float | None) -> list[Ready]:
         ((0.01, 3.0, 0.01), 50.0, [1, 1, 1]),
         ((None, None), 50.0, [1, 1]),
         ((0.0,) * 25, 50.0, [10, 10, 5]),
-        ((0.0, 0.0), 0.0, [1, 1]),
         ((), 50.0, []),
     ],
 )
 def test_short_ranked_steps_share_a_message_and_slow_ones_have_their_own(
     expected: tuple[float | None, ...], budget: float, sizes: list[int]
 ) -> None:
-    """In their order, as far as their time fits; none where bundling is off."""
+    """In their order, as far as their time fits."""
     found = list(parts(ready(*expected), budget, 10))
     assert [len(part) for part in found] == sizes
     assert [step for part in found for step in part] == ready(*expected)
