@@ -41,6 +41,7 @@ class Action(Task, Generic[P, R]):
     """A function as a Celery task and as a step; made by `@action`."""
 
     abstract = True
+    Request = "trellis.workflows.requests:Request"
     typing = False  # inputs are checked by the contract, which knows types as well as names
     ignore_result = None  # as the application says
 

@@ -74,7 +74,7 @@ class Bundle:
         self._leased: dict[str, float] = {}  # by lease: a moment before it was given
         self._todo: deque[Claimed] = deque()
         asked = time.monotonic()
-        self._take(self._named(action, idx) if ranked is None else self._urgent(ranked, len(idx)), asked)
+        self._take(self._named(action, idx) if ranked is None else self._urgent(ranked, idx), asked)
         self._queue = self._todo[0].queue if self._todo else ""
         self._done: list[Outcome] = []
         self._results: dict[int | str, Json] = {}
@@ -124,20 +124,23 @@ class Bundle:
         )
         return claimed
 
-    def _urgent(self, queue: str, room: int) -> list[Claimed]:
+    def _urgent(self, queue: str, rights: Sequence[int]) -> list[Claimed]:
+        """Use rights, named after the steps that they were made for; those that are left over go back."""
         parts = self._parts
-        found = parts.journal.claim_ranked(
+        settings = parts.settings
+        claimed, workflow, correlation = parts.journal.claim_ranked(
             self._run,
             queue,
             [*NATIVES, *parts.actions.names()],
             parts.worker,
-            room=room,
-            seconds=parts.settings.ahead_ms / 1000.0,
+            room=settings.bundle_max,
+            seconds=settings.bundle_ms / 1000.0,
         )
-        if found.taken:
-            self._workflow, self._correlation = found.workflow, found.correlation_id
-            parts.dispatcher.publish(self._run, self._workflow, found.left)
-        return found.taken
+        if claimed:
+            self._workflow, self._correlation = workflow, correlation
+            like = growth.as_ready(claimed[0])
+            parts.dispatcher.pass_on(self._run, workflow, like, rights[len(claimed) :])
+        return claimed
 
     def _go_on(self) -> None:
         """Use the right that was kept: take the most urgent step by now, without a message."""
@@ -148,7 +151,7 @@ class Bundle:
             self._parts.dispatcher.publish(self._run, self._workflow, [kept])
             return
         asked = time.monotonic()
-        claimed = self._urgent(kept.queue, 1)
+        claimed = self._urgent(kept.queue, [kept.idx])
         self._fetch(claimed)
         with self._lock:
             self._take(claimed, asked)

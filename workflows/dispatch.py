@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
 from .durations import Durations, bundle_size
+from .ranks import CROWD
 from .records import Ready
 
 BUNDLE = "trellis_bundle"  # the argument of a bundle's message
@@ -27,7 +28,6 @@ RANKED = (
     "trellis_ranked"  # and the queue, where it is a right to the most urgent steps there instead of to these
 )
 BROKER_GONE = (OperationalError, RedisError, OSError)
-_SPREAD = 64  # messages at least that announce many ranked steps: more slots than that wait seldom
 _PIPELINE = 500  # messages in one write to the broker
 
 log = get_logger("trellis.dispatch")
@@ -90,7 +90,13 @@ class Dispatcher:
         A broker that cannot be reached is no error: the steps are in the journal, and the tick publishes
         them again as soon as it can.
         """
-        bundles = list(self._bundles(ready))
+        return self._publish(run, workflow, list(self._bundles(ready)))
+
+    def pass_on(self, run: str, workflow: str, like: Ready, idx: Sequence[int]) -> int:
+        """Announce the rights that are left of a message: to ranked steps of the queue and priority of `like`."""
+        return self._publish(run, workflow, [[like._replace(idx=each) for each in idx]] if idx else [])
+
+    def _publish(self, run: str, workflow: str, bundles: list[list[Ready]]) -> int:
         if not bundles:
             return 0
         group = str(uuid4())
@@ -116,8 +122,8 @@ class Dispatcher:
         for (_, _, action, alone), members in groupby(sorted(ready, key=place), kind):
             if not action:
                 steps = list(members)
-                most = min(self._settings.bundle_max, max(1, len(steps) // _SPREAD))
-                yield from parts(steps, self._settings.ahead_ms, most if self._settings.bundle_ms > 0 else 1)
+                most = min(self._settings.bundle_max, max(1, len(steps) // CROWD))
+                yield from parts(steps, self._settings.bundle_ms, most if self._settings.bundle_ms > 0 else 1)
                 continue
             size = 1
             if not alone:

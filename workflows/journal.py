@@ -20,7 +20,7 @@ from ..tasks.queries import load, numbered
 from ..tasks.settings import Settings
 from . import wire
 from .plan import PlannedStep
-from .ranks import SHORT_SECONDS
+from .ranks import CROWD, SHORT_SECONDS
 from .records import (
     Claimed,
     Completed,
@@ -33,7 +33,6 @@ from .records import (
     Run,
     Signal,
     Told,
-    Urgent,
 )
 from .states import RUN_ENDS, RunState
 
@@ -87,15 +86,15 @@ class Journal:
 
     def claim_ranked(
         self, run: str, queue: str, actions: Sequence[str], worker: str, *, room: int, seconds: float
-    ) -> Urgent:
-        """Lease the most urgent ready steps that a run has in a queue, of actions that this process knows.
+    ) -> tuple[list[Claimed], str, str]:
+        """Lease the most urgent ready step that a run has in a queue, of actions that this process knows.
 
-        One at least, and no more than `room`, nor than are expected to take `seconds`. Those that were looked at and
-        left must be announced again: another process may have passed them over meanwhile.
+        A short one among many takes along others like it, `room` in all and for `seconds` together.
         """
         lease = str(uuid4())
         always = {"run": run, "lease": lease, "worker": worker, "commit": "on", **self._limits}
-        asked = {"queue": queue, "actions": list(actions), "room": room, "most": seconds, **always}
+        asked = {"queue": queue, "actions": list(actions), "room": room, "most": seconds}
+        asked |= {"crowd": CROWD, **always}
         again = False
 
         def once() -> list[tuple[Any, ...]]:
@@ -104,16 +103,14 @@ class Journal:
                 if again:  # the first answer went unheard: its steps are ours, and nobody else runs them
                     held = [row[0] for row in _ask(connection, "leased", run=run, lease=lease)]
                     if held:
-                        return [("taken", *row) for row in _ask(connection, "claim", idx=held, **always)]
+                        return _ask(connection, "claim", idx=held, **always)
                 again = True
                 return _ask(connection, "claim_ranked", **asked)
 
         rows = self.database.again(once)
-        left = [_ready(*row[1:8], *row[14:16]) for row in rows if row[0] == "left"]
-        taken = [row[1:] for row in rows if row[0] == "taken"]
-        claimed = [_claimed(row[:12], lease, *row[12:15]) for row in taken]
+        claimed = [_claimed(row[:12], lease, *row[12:15]) for row in rows]
         claimed.sort(key=lambda step: (-step.priority, -(step.rank or 0.0), step.idx))
-        return Urgent(claimed, left, *(taken[0][15:17] if taken else ("", "")))
+        return (claimed, rows[0][15], rows[0][16]) if rows else ([], "", "")
 
     def complete(
         self,

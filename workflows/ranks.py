@@ -19,6 +19,8 @@ from .spec import StepSpec, WorkflowSpec
 
 SHORT_SECONDS = 0.02  # up to this a step counts as short, and a difference of paths as none
 
+CROWD = 64  # ready steps from which on short ones go together: more slots than that wait seldom
+
 Means = Callable[[str], float | None]  # an action's measured mean in milliseconds; None where there is none
 
 

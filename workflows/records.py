@@ -49,15 +49,6 @@ class Claimed(NamedTuple):
     expect: float | None = None
 
 
-class Urgent(NamedTuple):
-    """The most urgent steps of a run in one queue."""
-
-    taken: list[Claimed]  # the most urgent first
-    left: list[Ready]  # looked at and not taken, to be announced again
-    workflow: str
-    correlation_id: str
-
-
 class Parked(NamedTuple):
     """A step that is put aside until something wakes it, or its time is up."""
 

@@ -35,6 +35,7 @@ class EngineStep(Task):
     """A kind of step that the engine runs itself."""
 
     abstract = True
+    Request = "trellis.workflows.requests:Request"
     typing = False
 
     def __init__(self, name: str) -> None:

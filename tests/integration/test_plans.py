@@ -21,7 +21,7 @@ ARGUMENTS: dict[str, Any] = {
     "queue": "q", "budget": 50.0, "room": 10, "new_lease": "01a1f80c-cf3a-7686-8674-c566556c6650", "sent": False,
     "age": 1.0, "limit": 100, "progress": ["1"], "count": 3, "first": 4,
     "waits_for": "signal:x", "wait": "{}", "until": None, "delay": 1.0, "by": "signal",
-    "short": 0.02, "actions": ["noop"], "most": 0.05,
+    "short": 0.02, "actions": ["noop"], "most": 0.05, "crowd": 64,
 }  # fmt: skip
 SINGLE = {"claim": {"lease": ARGUMENTS["new_lease"]}, "claim_ranked": {"lease": ARGUMENTS["new_lease"]},
           "leased": {"lease": ARGUMENTS["new_lease"]}, "take_expired": {"lease": ARGUMENTS["new_lease"]},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import steps
@@ -14,7 +13,7 @@ from trellis.workflows import Workflow, recovery
 from trellis.workflows.bundle import Bundle
 from trellis.workflows.journal import SQL
 from trellis.workflows.launch import prepare
-from trellis.workflows.records import Ready
+from trellis.workflows.records import Claimed, Ready
 from trellis.workflows.states import RunState
 
 KNOWN = ["effect", "noop"]
@@ -33,9 +32,11 @@ def order(stack: Stack) -> list[str]:
     return [line[1] for line in stack.lines()]
 
 
-def claim(stack: Stack, run: str, room: int = 1, seconds: float = 0.05) -> Any:
-    queue = stack.settings.default_queue
-    return stack.engine.journal.claim_ranked(run, queue, KNOWN, "w", room=room, seconds=seconds)
+def claim(
+    stack: Stack, run: str, room: int = 1, known: Sequence[str] = KNOWN, queue: str = ""
+) -> list[Claimed]:
+    queue = queue or stack.settings.default_queue
+    return stack.engine.journal.claim_ranked(run, queue, known, "w", room=room, seconds=0.05)[0]
 
 
 def right(stack: Stack, run: str, idx: Sequence[int] = (0,)) -> None:
@@ -52,6 +53,9 @@ class Published:
     def publish(self, run: str, workflow: str, ready: Sequence[Ready]) -> int:
         self.steps += ready
         return len(self.steps)
+
+    def pass_on(self, run: str, workflow: str, like: Ready, idx: Sequence[int]) -> int:
+        return self.publish(run, workflow, [like._replace(idx=each) for each in idx])
 
     def waiting(self, queue: str) -> int:
         return 0
@@ -156,10 +160,10 @@ def test_a_retry_that_waits_for_its_time_is_not_taken_early(one_a_message: Stack
     stack = one_a_message
     run = accepted(stack, 1.0, 4.0)
     stack.rows("UPDATE step SET sent = false, attempt = 1, failures = 1 WHERE name = 's1'")
-    assert [step.name for step in claim(stack, run).taken] == ["s0"]
-    assert claim(stack, run).taken == []
+    assert [step.name for step in claim(stack, run)] == ["s0"]
+    assert claim(stack, run) == []
     stack.rows("UPDATE step SET sent = true WHERE name = 's1'")
-    assert [(step.name, step.attempt) for step in claim(stack, run).taken] == [("s1", 2)]
+    assert [(step.name, step.attempt) for step in claim(stack, run)] == [("s1", 2)]
 
 
 def test_a_step_that_took_a_worker_down_is_called_by_its_name(one_a_message: Stack) -> None:
@@ -167,8 +171,8 @@ def test_a_step_that_took_a_worker_down_is_called_by_its_name(one_a_message: Sta
     stack = one_a_message
     run = accepted(stack, 1.0, 4.0)
     stack.rows("UPDATE step SET attempt = 1 WHERE name = 's1'")
-    assert [step.name for step in claim(stack, run).taken] == ["s0"]
-    assert claim(stack, run).taken == []
+    assert [step.name for step in claim(stack, run)] == ["s0"]
+    assert claim(stack, run) == []
     stack.engine.run_bundle("effect", run, [1])
     assert order(stack) == ["s1"]
 
@@ -177,32 +181,33 @@ def test_only_actions_of_this_process_are_taken(one_a_message: Stack) -> None:
     """The most urgent step of another deployment is left to it."""
     stack = one_a_message
     run = accepted(stack, 1.0, 4.0)
-    queue = stack.settings.default_queue
-    assert stack.engine.journal.claim_ranked(run, queue, ["noop"], "w", room=1, seconds=1.0).taken == []
-    assert stack.engine.journal.claim_ranked(run, "another", KNOWN, "w", room=1, seconds=1.0).taken == []
+    assert claim(stack, run, known=["noop"]) == []
+    assert claim(stack, run, queue="another") == []
 
 
-def test_short_steps_are_taken_together_and_what_was_locked_and_left_is_announced(
-    one_a_message: Stack,
-) -> None:
-    """Ranks 0.04 (a slow one), 0.03, 0.02 and 0.01: the first fills the time, the others go back into the queue."""
+def test_a_short_step_among_many_takes_others_like_it_along(one_a_message: Stack) -> None:
+    """As far as the time goes; what is slower than the first stays, and few steps are shared among all workers."""
     stack = one_a_message
-    run = accepted(stack, 0.01, 0.02, 0.03, 0.08)
-    found = claim(stack, run, room=3)
-    assert [step.name for step in found.taken] == ["s3"]
-    assert sorted(step.name for step in found.left) == ["s1", "s2"]
-    assert all(step.rank == pytest.approx(step.expect) and not step.alone for step in found.left)
-    found = claim(stack, run, room=5)
-    assert [step.name for step in found.taken] == ["s2", "s1"]
-    assert [step.name for step in found.left] == ["s0"]
-    published = Published()
-    stack.rows(
-        "UPDATE step SET state = 'ready', attempt = 0, lease = NULL, lease_until = NULL WHERE state = 'running'"
-    )
-    stack.engine.dispatcher = published  # type: ignore[assignment]
-    right(stack, run, [0, 1])
-    assert order(stack) == ["s3"]
-    assert [step.name for step in published.steps] == ["s2"]
+    run = accepted(stack, *[0.01] * 64, 0.2, 0.02)
+    assert [step.name for step in claim(stack, run, room=9)] == ["s64"]  # the slow one is the most urgent
+    taken = claim(stack, run, room=9)
+    assert [step.name for step in taken] == ["s65", "s0"]
+    assert len(claim(stack, run, room=9)) == 1  # 63 are left
+
+
+def test_rights_that_are_left_over_go_back(one_a_message: Stack) -> None:
+    """A message of three rights that runs one step leaves two; one that finds nothing leaves none."""
+    stack = one_a_message
+    run = accepted(stack, 1.0, 2.0, 3.0)
+    published = stack.engine.dispatcher = Published()  # type: ignore[assignment]
+    right(stack, run, [0, 1, 2])
+    assert order(stack) == ["s2"]
+    assert [step.idx for step in published.steps] == [1, 2]
+    right(stack, run, [1, 2])
+    right(stack, run, [2])
+    published.steps.clear()
+    right(stack, run, [0, 1, 2])
+    assert published.steps == []
 
 
 def test_a_step_that_another_claim_holds_is_passed_over(one_a_message: Stack) -> None:
@@ -211,8 +216,8 @@ def test_a_step_that_another_claim_holds_is_passed_over(one_a_message: Stack) ->
     run = accepted(stack, 1.0, 4.0)
     with stack.connect() as other, other.transaction():
         other.execute("SELECT FROM step WHERE name = 's1' FOR UPDATE")
-        assert [step.name for step in claim(stack, run).taken] == ["s0"]
-    assert [step.name for step in claim(stack, run).taken] == ["s1"]
+        assert [step.name for step in claim(stack, run)] == ["s0"]
+    assert [step.name for step in claim(stack, run)] == ["s1"]
 
 
 def test_a_claim_whose_commit_went_unheard_finds_its_own_steps(
@@ -222,7 +227,7 @@ def test_a_claim_whose_commit_went_unheard_finds_its_own_steps(
     stack = one_a_message
     run = accepted(stack, 1.0, 4.0)
     monkeypatch.setattr(stack.engine.database, "again", lambda ask: (ask(), ask())[1])
-    taken = claim(stack, run).taken
+    taken = claim(stack, run)
     assert [(step.name, step.attempt) for step in taken] == [("s1", 1)]
     assert stack.rows("SELECT name, attempt FROM step ORDER BY name") == [("s0", 0), ("s1", 1)]
 
@@ -232,7 +237,7 @@ def test_a_paused_or_ended_run_gives_nothing_and_announces_nothing(one_a_message
     stack = one_a_message
     run = accepted(stack, 0.03, 0.04)
     stack.rows("UPDATE run SET state = 'paused'")
-    assert claim(stack, run, room=2)[:2] == ([], [])
+    assert claim(stack, run, room=2) == []
     assert stack.rows("SELECT DISTINCT state FROM step") == [("ready",)]
 
 

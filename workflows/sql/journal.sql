@@ -45,27 +45,39 @@ RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s
 -- the order of sending, so the step with the longest path would wait behind all that were ready before it. A
 -- message of ranked steps is therefore no more than the right to as many of them.
 -- Only announced steps (`sent`): one that waits for its time has no message yet, and would leave another without.
--- As many as are expected to take no longer than `most` seconds; those that were locked and left come back as `left`,
--- since a claim at the same moment has passed them over. What it does to a step is what `claim` does (a test compares).
+-- One step, the first of the index. A short one among many (`crowd`) takes along others that are no longer, as far as
+-- `most` seconds go. Whatever is locked is taken: a claim at the same moment passes it over, and must not miss it.
+-- What it does to a step is what `claim` does (a test compares).
 WITH quick AS MATERIALIZED (
     SELECT set_config('synchronous_commit', %(commit)s, true) AS done
 ), top AS MATERIALIZED (
-    SELECT run_id, idx, name, action, queue, priority, attempt, failures, rank, expect
+    SELECT run_id, idx, expect
       FROM step
      WHERE run_id = %(run)s AND queue = %(queue)s AND state = 'ready' AND rank IS NOT NULL
        AND sent AND attempt = failures AND action = ANY(%(actions)s::text[])
-     ORDER BY priority DESC, rank DESC, idx LIMIT %(room)s
+     ORDER BY priority DESC, rank DESC, idx LIMIT 1
      FOR NO KEY UPDATE SKIP LOCKED
-), summed AS (
-    SELECT run_id, idx, row_number() OVER upto = 1 OR sum(coalesce(expect, %(most)s)) OVER upto <= %(most)s AS wanted
+), crowd AS MATERIALIZED (
+    SELECT greatest(0, least(%(room)s, floor(%(most)s / greatest(expect, 0.001)))::int - 1) AS room
       FROM top
-    WINDOW upto AS (ORDER BY priority DESC, rank DESC, idx ROWS UNBOUNDED PRECEDING)
+     WHERE expect <= %(most)s / 2
+       AND EXISTS (SELECT FROM step
+                    WHERE run_id = %(run)s AND queue = %(queue)s AND state = 'ready' AND rank IS NOT NULL
+                    ORDER BY priority DESC, rank DESC, idx OFFSET %(crowd)s LIMIT 1)
+), more AS MATERIALIZED (
+    SELECT run_id, idx
+      FROM step
+     WHERE run_id = %(run)s AND queue = %(queue)s AND state = 'ready' AND rank IS NOT NULL
+       AND sent AND attempt = failures AND action = ANY(%(actions)s::text[])
+       AND expect <= (SELECT expect FROM top) AND idx <> (SELECT idx FROM top)
+     ORDER BY priority DESC, rank DESC, idx LIMIT coalesce((SELECT room FROM crowd), 0)
+     FOR NO KEY UPDATE SKIP LOCKED
 ), o AS MATERIALIZED (
-    SELECT run_id, idx FROM summed WHERE wanted
+    SELECT run_id, idx FROM top UNION ALL SELECT run_id, idx FROM more
 ), begun AS (
     UPDATE run SET state = 'running', started_at = clock_timestamp()
      WHERE id = %(run)s AND state = 'pending' AND EXISTS (SELECT FROM o)
-), taken AS (
+)
 UPDATE step s
    SET state = 'running', attempt = s.attempt + (s.lease IS NULL)::int, lease = %(lease)s, worker = %(worker)s,
        started_at = clock_timestamp(), finished_at = NULL, progress = NULL, suspect = false,
@@ -75,13 +87,6 @@ UPDATE step s
  WHERE quick.done IS NOT NULL AND r.id = %(run)s AND r.state IN ('pending', 'running') AND s.run_id = o.run_id AND s.idx = o.idx
 RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
           s.inputs, s.bindings, s.refs, s.options, s.wait, s.rank, s.expect, r.workflow, r.correlation_id
-)
-SELECT 'taken' AS kind, taken.* FROM taken
-UNION ALL
-SELECT 'left', idx, name, action, queue, priority, attempt, failures, NULL, NULL, NULL, NULL, NULL, NULL, rank, expect,
-       NULL, NULL
-  FROM top
- WHERE idx NOT IN (SELECT idx FROM o) AND EXISTS (SELECT FROM taken)
 
 -- name: leased
 -- The steps of a run under a lease: asked once a commit of `claim_ranked` went unheard, when nobody knows what it took.
