@@ -18,6 +18,10 @@ def work(seconds: float) -> None:
     time.sleep(seconds)
 
 
+# The same under other names, so that each kind of task of a recorded workflow has a mean of its own.
+KINDS = [action(name=f"bench.kind_{number}")(work.contract.function) for number in range(256)]
+
+
 @action(name="bench.warm")
 def warm(seconds: float) -> None:
     """Like `work`, for warming up: what Trellis learns of its duration must not bear on `work`."""

@@ -134,7 +134,7 @@ class Bundle:
             [*NATIVES, *parts.actions.names()],
             parts.worker,
             room=settings.bundle_max,
-            seconds=settings.bundle_ms / 1000.0,
+            seconds=(settings.ahead_ms if settings.bundle_ms > 0 else 0.0) / 1000.0,
         )
         if claimed:
             self._workflow, self._correlation = workflow, correlation

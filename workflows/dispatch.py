@@ -123,7 +123,7 @@ class Dispatcher:
             if not action:
                 steps = list(members)
                 most = min(self._settings.bundle_max, max(1, len(steps) // CROWD))
-                yield from parts(steps, self._settings.bundle_ms, most if self._settings.bundle_ms > 0 else 1)
+                yield from parts(steps, self._settings.ahead_ms, most if self._settings.bundle_ms > 0 else 1)
                 continue
             size = 1
             if not alone:
