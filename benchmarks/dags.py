@@ -7,8 +7,8 @@ first-come-first-served scheduler without any overhead needs `--seconds`. One JS
     {"name": "montage-58", "tasks": 58, "makespan": 10.2, "fifo": 10.0, "best": 9.1}
 
 What each step takes is said by `expect=`. With `--measured` it is not said: each kind of task (its id up to the
-first number) is an action, the graph is run twice, and the second run, which is the one that counts, goes by the means of
-the first.
+first number) is an action, the graph is run twice, and the second run, which is the one that counts, goes by the
+means of the first.
 
 `fifo` and `best` are simulated (simulate.py). `makespan` is by the journal's clock, from `created_at`, which the
 run gets inside the call of `Client.start`, before its steps are written and published, to `finished_at`:
