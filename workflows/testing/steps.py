@@ -125,32 +125,41 @@ def claim_ranked(
     commit: str,
     room: int,
     most: float,
+    crowd: int,
     seconds: float,
     timeout: float,
     grace: float,
 ) -> Rows:
-    """Takes the most urgent ready steps that a run has in a queue: as many as take no longer than `most` seconds."""
+    """Takes the most urgent ready step that a run has in a queue; a short one among many takes along others."""
     row = store.get("run", run)
+    ready = [
+        step
+        for step in store.where("step", run_id=run, queue=queue, state="ready")
+        if step["rank"] is not None
+    ]
     top = [
         step
-        for step in store.where("step", run_id=run, queue=queue, state="ready", sent=True)
-        if step["rank"] is not None and step["attempt"] == step["failures"] and step["action"] in actions
+        for step in sorted(ready, key=lambda step: (-step["priority"], -step["rank"], step["idx"]))
+        if step["sent"] and step["attempt"] == step["failures"] and step["action"] in actions
     ]
-    top = sorted(top, key=lambda step: (-step["priority"], -step["rank"], step["idx"]))[:room]
     if row is None or not top or row["state"] not in ("pending", "running"):
         return []
     if row["state"] == "pending":
         store.update("run", row, state="running", started_at=store.clock.now())
+    first, *others = top
+    longest = first["expect"]
+    together = 1
+    if longest is not None and longest <= most / 2 and len(ready) > crowd:
+        together = max(1, min(room, int(most / max(longest, 0.001))))
+    like_it = [
+        step
+        for step in others
+        if step["expect"] is not None and longest is not None and step["expect"] <= longest
+    ]
     found: Rows = []
-    upto = 0.0
-    for place, step in enumerate(top):
-        upto += most if step["expect"] is None else step["expect"]
-        if place == 0 or upto <= most:
-            step = _lease(store, step, lease, worker, min(seconds, limit_of(step, timeout, grace)))
-            found.append(("taken", *_taken(step, row)))
-        else:
-            nothing = (None,) * 6
-            found.append(("left", *ready(step)[:7], *nothing, step["rank"], step["expect"], None, None))
+    for step in (first, *like_it)[:together]:
+        leased = _lease(store, step, lease, worker, min(seconds, limit_of(step, timeout, grace)))
+        found.append(_taken(leased, row))
     return found
 
 
