@@ -151,11 +151,7 @@ def claim_ranked(
     together = 1
     if longest is not None and longest <= most / 2 and len(ready) > crowd:
         together = max(1, min(room, int(most / max(longest, 0.001))))
-    like_it = [
-        step
-        for step in others
-        if step["expect"] is not None and longest is not None and step["expect"] <= longest
-    ]
+    like_it = [step for step in others if step["expect"] is not None and step["expect"] <= (longest or 0.0)]
     found: Rows = []
     for step in (first, *like_it)[:together]:
         leased = _lease(store, step, lease, worker, min(seconds, limit_of(step, timeout, grace)))
