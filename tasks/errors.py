@@ -13,11 +13,13 @@ a program never has to read a message. Whatever a user can meet derives from `Tr
     ├── CommunicationError          Postgres or the broker cannot be reached
     ├── StackError                  a process of the local stack does not start, or keeps dying
     ├── ResourceError               a limit was passed
+    │   ├── RunTooLarge             a run would have more steps than a run may
     │   └── ValueTooLarge           a value is larger than the journal takes
     ├── ExecutionError              a step or a run did not succeed
     │   ├── InputError              a step's inputs do not fit its action
     │   ├── OutputError             an action returned what it does not declare, or what JSON cannot hold
     │   ├── StepTimeout             a step ran longer than its limit
+    │   ├── LoopLimit               a loop took all the turns that it may, and its condition does not hold
     │   ├── WorkerLost              a step's worker vanished without a word
     │   ├── WaitExpired             what a step waited for did not come in time
     │   ├── ApprovalRejected        somebody who may approve said no
@@ -123,6 +125,18 @@ class ResourceError(TrellisError):
     """A limit was passed."""
 
 
+class RunTooLarge(ResourceError):
+    """A growing run would have more steps (`steps`) than a run may (`limit`)."""
+
+    def __init__(self, steps: int, limit: int) -> None:
+        self.steps = steps
+        self.limit = limit
+        super().__init__(
+            f"the run would have {steps:,} steps, the limit is {limit:,}: look whether it grows without an end, "
+            "start child runs, or raise TRELLIS_RUN_MAX_STEPS"
+        )
+
+
 class ValueTooLarge(ResourceError):
     """A value is larger than the journal takes (`size` and `limit` in bytes)."""
 
@@ -164,6 +178,19 @@ class StepTimeout(ExecutionError):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         super().__init__(f"the step ran longer than its timeout of {seconds:g} s")
+
+
+class LoopLimit(ExecutionError):
+    """A loop took all the turns that it may (`limit`), and its condition (`until`) does not hold."""
+
+    def __init__(self, step: str, limit: int, until: str) -> None:
+        self.step = step
+        self.limit = limit
+        self.until = until
+        super().__init__(
+            f"after {limit} {'turn' if limit == 1 else 'turns'} of loop {step!r}, {until!r} is still not true: raise "
+            'limit=, or let on_limit="stop" take the last result'
+        )
 
 
 class WorkerLost(ExecutionError):

@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     definition_max_bytes: int = Field(
         33_554_432, ge=1024, description="JSON bytes of one workflow definition (100,000 steps take 10 MB)."
     )
+    run_max_steps: int = Field(
+        1_000_000, ge=1, description="Steps of one run that grows; one that would have more fails."
+    )
     step_timeout: float = Field(
         3600.0, gt=0, description="Seconds for a step that sets no timeout; no step may hang for ever."
     )

@@ -15,6 +15,7 @@ from .artifacts import Artifact
 from .client import Client
 from .context import Context
 from .definition import Param, Workflow
+from .fragment import Fragment
 from .records import (
     Approval,
     DeadLetter,
@@ -23,6 +24,7 @@ from .records import (
     Reason,
     Run,
     Step,
+    StepResult,
 )
 from .spec import Default
 from .states import RunState, StepState
@@ -37,6 +39,7 @@ __all__ = [
     "DeadLetter",
     "Default",
     "Event",
+    "Fragment",
     "Param",
     "Progress",
     "Reason",
@@ -44,6 +47,7 @@ __all__ = [
     "Run",
     "RunState",
     "Step",
+    "StepResult",
     "StepState",
     "Workflow",
     "action",

@@ -24,11 +24,13 @@ def bind(
     *,
     action: str = "",
     names: Mapping[int, str] | None = None,
+    joins: bool = False,
 ) -> dict[str, Any]:
     """Fill a template with results, by row ("item" and "index" inside a map).
 
-    The template stays as it is; results are not copied. Raises InputError, which names the step (where
-    `names` knows it) and the path, for a path that a result does not have.
+    The template stays as it is; results are not copied. `joins`: where branches meet, the parts of a result that is
+    null are null. Raises InputError, which names the step (where `names` knows it) and the path, for a path that a
+    result does not have.
     """
     if not bindings:
         return inputs
@@ -36,14 +38,20 @@ def bind(
     for at, parent, rest in bindings:
         try:
             if parent == "text":
-                texts = [p if isinstance(p, str) else text_of(follow(results[p[0]], p[1])) for p in rest]
+                texts = [
+                    p if isinstance(p, str) else text_of(_part(results[p[0]], p[1], joins)) for p in rest
+                ]
                 places.append((at, "".join(texts)))
             else:
-                places.append((at, follow(results[parent], rest) if rest else results[parent]))
+                places.append((at, _part(results[parent], rest, joins) if rest else results[parent]))
         except LookupError as error:
             problem = _lost(parent, rest, results, names, error)
             raise InputError(action, {f"{at[0]}{show(at[1:])}": problem}) from None
     return filled(inputs, places)
+
+
+def _part(result: Any, path: Sequence[str | int], joins: bool) -> Any:
+    return None if joins and result is None else follow(result, path)
 
 
 def _lost(

@@ -10,21 +10,23 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
 import psycopg
 import structlog
 
-from ..tasks.errors import CommunicationError, InputError, StateError, StepTimeout
+from ..tasks.database import Connection
+from ..tasks.errors import CommunicationError, InputError, RunTooLarge, StateError, StepTimeout
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
 from . import ending, growth, plan, wire
+from .appending import Appending
 from .context import Context
 from .dispatch import Dispatcher
 from .durations import Durations
-from .execution import execute, failed, skipped, timeout_of, unkept, wanted
+from .execution import blocked, execute, failed, joins, skipped, timeout_of, unkept, wanted
 from .here import Here
 from .journal import Ahead, Journal
 from .keeper import Held, Keeper
@@ -32,6 +34,7 @@ from .limits import Guard
 from .natives import NATIVES, Native
 from .records import Claimed, Completed, Json, Outcome, Parked, Ready
 from .registry import ActionInfo, Actions
+from .states import StepState
 
 log = get_logger("trellis.bundle")
 
@@ -228,7 +231,7 @@ class Bundle:
 
     def _one(self, step: Claimed, info: ActionInfo | None) -> Outcome | None:
         """The outcome of one step; None where the step is no longer ours, or was recorded on the way."""
-        if step.blocked:
+        if blocked(step):
             return skipped(step)
         if not self._ours(step):
             log.warning("step.lost", step=step.name)
@@ -265,6 +268,7 @@ class Bundle:
                 step.attempt,
                 self._correlation,
                 settings.artifacts_root(),
+                Appending(self._here(), step),
             )
             return held.context
 
@@ -285,21 +289,25 @@ class Bundle:
                 message=outcome.error["message"],
                 then=outcome.state.value,
             )
-        return outcome
+        door = None if held.context is None else held.context.door
+        return self._grow(step, outcome, door) if isinstance(door, Appending) and door.grows else outcome
+
+    def _grow(self, step: Claimed, outcome: Outcome, door: Appending) -> Outcome | None:
+        """Record a step together with what its body appended; what did not succeed has appended nothing."""
+        if outcome.state is not StepState.SUCCEEDED:
+            return outcome
+        try:
+            if self._record([outcome], None, first=door.insert):
+                self._parts.dispatcher.publish(self._run, self._workflow, door.ready)
+        except StateError:
+            pass  # the run was ended meanwhile
+        except RunTooLarge as error:
+            return failed(step, error, outcome.ended - outcome.ran)
+        return None
 
     def _native(self, native: Native, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
         """A kind of step that the engine runs itself: it may grow the run, or wait."""
-        parts = self._parts
-        here = Here(
-            parts.settings,
-            parts.journal,
-            parts.dispatcher,
-            parts.actions,
-            parts.worker,
-            self._run,
-            self._workflow,
-            self._correlation,
-        )
+        parts, here = self._parts, self._here()
         self.current = Held(self._run, step, parts.settings.step_timeout, parts.guard())
         try:
             answer = native(here, step, inputs)
@@ -312,7 +320,21 @@ class Bundle:
             return None
         self._announce(answer.completed)
         parts.dispatcher.publish(self._run, self._workflow, answer.ready)
+        parts.dispatcher.publish_spans(self._run, self._workflow, answer.spans)
         return None
+
+    def _here(self) -> Here:
+        parts = self._parts
+        return Here(
+            parts.settings,
+            parts.journal,
+            parts.dispatcher,
+            parts.actions,
+            parts.worker,
+            self._run,
+            self._workflow,
+            self._correlation,
+        )
 
     # --- results of other steps
 
@@ -332,11 +354,13 @@ class Bundle:
 
     def _inputs(self, step: Claimed, results: Mapping[int | str, Json]) -> dict[str, Json]:
         try:
-            return plan.bind(step.inputs or {}, step.bindings, results, action=step.action)
+            return plan.bind(step.inputs or {}, step.bindings, results, action=step.action, joins=joins(step))
         except InputError:
             # Once more, with the names that the message needs; the usual step does not ask for them.
             names = self._parts.journal.names(self._run, step.refs or ())
-            return plan.bind(step.inputs or {}, step.bindings, results, action=step.action, names=names)
+            return plan.bind(
+                step.inputs or {}, step.bindings, results, action=step.action, names=names, joins=joins(step)
+            )
 
     def _parameters(self, step: Claimed) -> Mapping[str, Json]:
         if not step.options or "when" not in step.options:
@@ -354,17 +378,26 @@ class Bundle:
         if outcomes:
             self._record(outcomes, self._ahead() if ahead else None)
 
-    def _record(self, outcomes: list[Outcome], wish: Ahead | None) -> None:
+    def _record(
+        self,
+        outcomes: list[Outcome],
+        wish: Ahead | None,
+        *,
+        first: Callable[[Connection], None] | None = None,
+    ) -> bool:
+        """Record outcomes, and with them what `first` writes; whether all came in time and as they are."""
         journal, worker = self._parts.journal, self._parts.worker
         asked = time.monotonic()
+        kept = True
         try:
-            completed = journal.complete(self._run, outcomes, ahead=wish, worker=worker)
+            completed = journal.complete(self._run, outcomes, ahead=wish, worker=worker, first=first)
         except psycopg.DataError as error:
             # Postgres refuses a value that JSON allows. One of them must not take its neighbours along.
             if len(outcomes) > 1:
                 for outcome in outcomes:
                     self._record([outcome], None)
-                return
+                return False
+            kept = False
             completed = journal.complete(self._run, [unkept(outcomes[0], error)], worker=worker)
         late = [outcome.idx for outcome in outcomes if outcome.idx not in completed.won]
         if late:
@@ -381,6 +414,7 @@ class Bundle:
             completed = completed._replace(free=self._kept_back(completed.free))
         self._announce(completed)
         self._fetch(completed.mine)
+        return kept and not late
 
     def _announce(self, completed: Completed) -> None:
         if completed.free:

@@ -112,7 +112,14 @@ def _refuse_durable(spec: WorkflowSpec) -> None:
                 step=name,
             )
     for name, step in spec.steps.items():
-        for option, value in (("map", step.map), ("when", step.when), ("on_failure", step.on_failure)):
+        join = None if step.join == "all" else step.join
+        for option, value in (
+            ("map", step.map),
+            ("loop", step.loop),
+            ("when", step.when),
+            ("join", join),
+            ("on_failure", step.on_failure),
+        ):
             if value is not None:
                 raise DefinitionError(
                     f"{option} needs the engine, a Celery canvas has nothing like it: start the workflow "

@@ -219,11 +219,11 @@ def graph(
     As text, as Mermaid or as SVG; a run with the states of its steps.
     """
     settings = _settings(imports)
-    spec, states = sources.drawing(target, settings, _journal)
+    spec, states, added = sources.drawing(target, settings, _journal)
     if form is None:
         form = Format.text if output is None else _SUFFIXES.get(output.suffix.lower(), Format.text)
     drawing = {Format.text: render.text, Format.mermaid: render.mermaid, Format.svg: render.draw}[form](
-        spec, states
+        spec, states, added
     )
     if output is None:
         typer.echo(drawing, nl=False)

@@ -7,17 +7,38 @@ methods say, and everything that it records goes through the step's lease.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import structlog
 from pydantic_core import to_json
 
-from ..tasks.errors import StepCancelled
+from ..tasks.errors import StateError, StepCancelled
 from ..tasks.logs import get_logger
 from .artifacts import Artifact, address
+from .definition import Workflow
+from .fragment import Fragment
+from .records import Json, StepResult
+from .spec import WorkflowSpec
 
 PROGRESS_MAX_BYTES = 16_384
+
+
+class Door(Protocol):
+    """A body's way to its own run."""
+
+    def fragment(self) -> Fragment:
+        """An empty fragment."""
+
+    def append(self, steps: Workflow | WorkflowSpec | Mapping[str, Any]) -> tuple[str, ...]:
+        """Keep a fragment for the completion."""
+
+    def result(self, name: str) -> Json:
+        """The result of a finished step."""
+
+    def appended(self, name: str) -> dict[str, StepResult]:
+        """What a step has appended."""
 
 
 @dataclass(slots=True)
@@ -32,6 +53,7 @@ class Context:
     attempt: int
     correlation_id: str
     artifacts_root: str
+    door: Door | None = field(default=None, repr=False)
     _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
     _progress: bytes | None = field(default=None, repr=False)
 
@@ -74,6 +96,42 @@ class Context:
         """The progress that was not written yet, as JSON (for the keeper)."""
         progress, self._progress = self._progress, None
         return None if progress is None else progress.decode()
+
+    def fragment(self) -> Fragment:
+        """An empty fragment, to be filled like a workflow and given to `append`. Raises StateError outside a run."""
+        return self._run().fragment()
+
+    def append(self, steps: Workflow | WorkflowSpec | Mapping[str, Any]) -> tuple[str, ...]:
+        """Add steps to the run, in the same transaction as this step's completion; answers with their whole names.
+
+        steps: a fragment, a Workflow without parameters, or plain data as in a file: `{"steps": {…}}`. Step `search`
+        that step `plan` appends is called `plan.search`. What stands behind this step waits for all of them.
+
+        Checked now: raises DefinitionError for what is wrong, and nothing of it is kept. A body that fails, or is
+        tried again, has appended nothing. Raises StateError outside a run.
+        """
+        return self._run().append(steps)
+
+    def result(self, step: str) -> Json:
+        """The result of a finished step of this run, by its whole name; null where it was skipped.
+
+        Raises NotFound, NotFinished, RunFailed where the step failed, StateError outside a run.
+        """
+        return self._run().result(step)
+
+    def appended(self, step: str) -> dict[str, StepResult]:
+        """What a step has appended, by the names that it gave: each with `state`, `result` and `error`.
+
+        Raises StateError outside a run.
+        """
+        return self._run().appended(step)
+
+    def _run(self) -> Door:
+        if self.door is None:
+            raise StateError(
+                f"{self.step!r} runs outside any run, so there is nothing to append to or to read: start it as a step"
+            )
+        return self.door
 
     def artifact(self, name: str) -> Artifact:
         """A place for data that are too large for the journal: write it, return it."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ValidationError
 
@@ -24,9 +24,10 @@ from . import canvas, parameters, registry
 from .guests import Guests, task_inputs
 from .hints import choices
 from .literals import encode
+from .loops import Loops
 from .parameters import Param
 from .parsing import spec_of
-from .references import NAME, IndexRef, ItemRef, ParamRef, Ref, StepRef
+from .references import NAME, IndexRef, ItemRef, ParamRef, PreviousRef, Ref, StepRef
 from .registry import ActionInfo, Catalogue
 from .sagas import UNDO_OPTIONS, Sagas
 from .spec import TASK, Default, StepSpec, UndoSpec, WorkflowSpec
@@ -36,7 +37,7 @@ from .waits import Waits
 __all__ = ["Param", "Params", "Workflow"]
 
 _NAME = re.compile(NAME)
-MAP_OPTIONS = (*OPTIONS, "over", "concurrency")
+MAP_OPTIONS = (*OPTIONS, "over", "concurrency", "on_item_failure", "gather")
 
 
 class Params:
@@ -66,8 +67,10 @@ class Params:
         return list(self._names)
 
 
-class Workflow(Guests, Waits, Sagas):
+class Workflow(Guests, Waits, Sagas, Loops):
     """A workflow that is being written."""
+
+    fragment: ClassVar[bool] = False  # whether it is to be appended to a run
 
     def __init__(
         self,
@@ -95,6 +98,7 @@ class Workflow(Guests, Waits, Sagas):
         self.params = Params(self, self._params)
         self.item = ItemRef(self, "item", "")
         self.index = IndexRef(self, "index", "")
+        self.previous = PreviousRef(self, "previous", "")
         self._settled = not register
         self._registered = register
         if register:
@@ -131,6 +135,7 @@ class Workflow(Guests, Waits, Sagas):
         inputs: Mapping[str, Any] | None = None,
         after: Any = (),
         when: str | None = None,
+        join: Literal["all", "any"] = "all",
         retry: Retry | int | None = None,
         timeout: float | None = None,
         queue: str | None = None,
@@ -148,6 +153,8 @@ class Workflow(Guests, Waits, Sagas):
             as you like. Use `inputs=` for one that has the name of an option.
         after: steps to wait for whose results are not used.
         when: a condition on params and steps; the step is skipped where it is not true.
+        join: "any" where branches meet again: the step is skipped only if all that it waits for were, and the results
+            of skipped ones are None. By default ("all") one is enough.
         retry: a `Retry`, or the number of attempts; the action's own by default.
         timeout: seconds one attempt may run.
         queue, priority: where the step is sent, and how urgent it is (0 to 9, 9 is the most urgent).
@@ -160,6 +167,7 @@ class Workflow(Guests, Waits, Sagas):
         options = {
             "after": after,
             "when": when,
+            "join": None if join == "all" else join,
             "retry": retry,
             "timeout": timeout,
             "queue": queue,
@@ -182,12 +190,15 @@ class Workflow(Guests, Waits, Sagas):
         *,
         over: Any,
         concurrency: int | None = None,
+        on_item_failure: Literal["fail", "skip", "collect"] = "fail",
+        gather: bool = True,
         task: Any = ...,
         args: Any = ...,
         kwargs: Any = ...,
         inputs: Mapping[str, Any] | None = None,
         after: Any = (),
         when: str | None = None,
+        join: Literal["all", "any"] = "all",
         retry: Retry | int | None = None,
         timeout: float | None = None,
         queue: str | None = None,
@@ -200,11 +211,17 @@ class Workflow(Guests, Waits, Sagas):
 
         over: the list: a reference to one that is known only at run time, or a literal.
         concurrency: items in work at once; no limit by default.
+        on_item_failure: what becomes of an item that has no attempt left. "fail": what `on_failure` says; "skip": it is
+            left out of the list; "collect": `{"error": {"type": …, "message": …}}` stands in its place.
+        gather: False where nobody wants the list: the result is then the number of results, and has no size limit.
+        retry, timeout: of each item. on_failure: a `Default` stands for an item that failed, and for the whole list
+            where there is none, because `over` was no list or the results are too large.
         The inputs may use `wf.item` (also `wf.item["field"]`) and `wf.index`; all else is as in `step`.
         """
         options = {
             "after": after,
             "when": when,
+            "join": None if join == "all" else join,
             "retry": retry,
             "timeout": timeout,
             "queue": queue,
@@ -212,13 +229,18 @@ class Workflow(Guests, Waits, Sagas):
             "expect": expect,
             "on_failure": on_failure,
         }
-        mapped = {"over": self._encoded(over, name, "over", False), "concurrency": concurrency}
+        mapped = {
+            "over": self._encoded(over, name, "over", False),
+            "concurrency": concurrency,
+            "on_item_failure": on_item_failure,
+            "gather": gather,
+        }
         foreign = _given(task=task, args=args, kwargs=kwargs)
         if action is None:
             action, inputs = TASK, task_inputs(self.name, name, foreign, options, inputs, more)
         else:
             more = {**foreign, **more}
-        return self._add(name, action, inputs, more, options, mapped, MAP_OPTIONS)
+        return self._add(name, action, inputs, more, options, {"map": mapped}, MAP_OPTIONS)
 
     def _add(
         self,
@@ -227,19 +249,19 @@ class Workflow(Guests, Waits, Sagas):
         inputs: Mapping[str, Any] | None,
         more: Mapping[str, Any],
         options: dict[str, Any],
-        mapped: dict[str, Any] | None,
+        repeated: dict[str, Any] | None,
         allowed: tuple[str, ...],
     ) -> StepRef:
         self._check_name(name)
-        content = self._content(name, action, inputs, more, mapped is not None, allowed)
+        content = self._content(name, action, inputs, more, repeated is not None, allowed)
         after = options.pop("after")
         if isinstance(after, Ref) or after:  # a reference has no truth
             content["after"] = self._after(after, name)
         content.update({key: value for key, value in options.items() if value is not None})
         if options["when"] is not None:
             self._check_when(options["when"], name)
-        if mapped is not None:
-            content["map"] = mapped
+        if repeated is not None:
+            content.update(repeated)
         self._steps[name] = _built(StepSpec, content, self.name, name)
         self._spec, self._settled = None, not self._registered
         return StepRef(self, "steps", name)
@@ -369,7 +391,7 @@ class Workflow(Guests, Waits, Sagas):
             self.name,
             None,
         )
-        validate(spec, self._catalogue, current().definition_max_bytes)
+        validate(spec, self._catalogue, current().definition_max_bytes, fragment=self.fragment)
         self._spec = spec
 
     @property

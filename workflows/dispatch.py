@@ -9,8 +9,8 @@ under the action's own task name, so that Flower shows what runs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Any
+from itertools import chain, groupby
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from celery import Celery
@@ -21,7 +21,7 @@ from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
 from .durations import Durations, bundle_size
 from .ranks import CROWD
-from .records import Ready
+from .records import Ready, Span
 
 BUNDLE = "trellis_bundle"  # the argument of a bundle's message
 RANKED = (
@@ -76,6 +76,31 @@ def is_ranked(step: Ready) -> bool:
     return step.rank is not None and not step.alone
 
 
+class _Message(NamedTuple):
+    """One bundle."""
+
+    action: str
+    queue: str
+    priority: int
+    ranked: bool
+    shown: str
+    packed: list[int]
+
+
+def _message(bundle: list[Ready]) -> _Message:
+    first = bundle[0]
+    shown = first.name if len(bundle) == 1 else f"{first.name} … {bundle[-1].name} ({len(bundle)} steps)"
+    packed = pack([step.idx for step in bundle])
+    return _Message(first.action, first.queue, first.priority, is_ranked(first), shown, packed)
+
+
+def _fitting(expect: float | None, budget_ms: float, limit: int) -> int:
+    """How many steps that are expected to take `expect` seconds share a message, by the rule of `parts`."""
+    if expect is None:
+        return 1
+    return max(1, min(limit, int(budget_ms / (expect * 1000.0)) if expect > 0 else limit))
+
+
 class Dispatcher:
     """Publishes ready steps."""
 
@@ -90,24 +115,53 @@ class Dispatcher:
         A broker that cannot be reached is no error: the steps are in the journal, and the tick publishes
         them again as soon as it can.
         """
-        return self._publish(run, workflow, list(self._bundles(ready)))
+        return self._publish(run, workflow, map(_message, self._bundles(ready)))
 
     def pass_on(self, run: str, workflow: str, like: Ready, idx: Sequence[int]) -> int:
         """Announce the rights that are left of a message: to ranked steps of the queue and priority of `like`."""
-        return self._publish(run, workflow, [[like._replace(idx=each) for each in idx]] if idx else [])
+        left = [like._replace(idx=each) for each in idx]
+        return self._publish(run, workflow, iter([_message(left)] if left else []))
 
-    def _publish(self, run: str, workflow: str, bundles: list[list[Ready]]) -> int:
-        if not bundles:
+    def publish_spans(self, run: str, workflow: str, spans: Iterable[Span]) -> int:
+        """The same for ranges of ready steps, which are never held one by one."""
+        return self._publish(run, workflow, self._slices(spans))
+
+    def _publish(self, run: str, workflow: str, messages: Iterator[_Message]) -> int:
+        first = next(messages, None)
+        if first is None:
             return 0
         group = str(uuid4())
+        sent = 0
         try:
             with self.app.producer_or_acquire() as producer, producer.batch(max_size=_PIPELINE):
-                for bundle in bundles:
-                    self._send(producer, run, workflow, group, bundle)
+                for message in chain((first,), messages):
+                    self._send(producer, run, workflow, group, message)
+                    sent += 1
         except BROKER_GONE as error:
-            log.warning("publish.failed", run=run, messages=len(bundles), error=str(error))
+            log.warning("publish.failed", run=run, messages=sent, error=str(error))
             return 0
-        return len(bundles)
+        return sent
+
+    def _slices(self, spans: Iterable[Span]) -> Iterator[_Message]:
+        for span in spans:
+            size = self._size(span.action)
+            if span.ranked:
+                size = _fitting(span.expect, self._settings.ahead_ms, self._most(span.many))
+            for start in range(0, span.many, size):
+                many = min(size, span.many - start)
+                shown = f"{span.name}[{start}]"
+                if many > 1:
+                    shown = f"{shown} … {span.name}[{start + many - 1}] ({many} steps)"
+                packed = [span.first + start, many]
+                yield _Message(span.action, span.queue, span.priority, span.ranked, shown, packed)
+
+    def _most(self, crowd: int) -> int:
+        """How many of so many ranked steps share a message at most."""
+        return min(self._settings.bundle_max, max(1, crowd // CROWD)) if self._settings.bundle_ms > 0 else 1
+
+    def _size(self, action: str) -> int:
+        mean = self._durations.mean_ms(action)
+        return bundle_size(mean, self._settings.bundle_ms, self._settings.bundle_max)
 
     def _bundles(self, ready: Iterable[Ready]) -> Iterator[list[Ready]]:
         # Highest priority first, since within one queue messages of equal Redis priority are served in order.
@@ -122,28 +176,23 @@ class Dispatcher:
         for (_, _, action, alone), members in groupby(sorted(ready, key=place), kind):
             if not action:
                 steps = list(members)
-                most = min(self._settings.bundle_max, max(1, len(steps) // CROWD))
-                yield from parts(steps, self._settings.ahead_ms, most if self._settings.bundle_ms > 0 else 1)
+                yield from parts(steps, self._settings.ahead_ms, self._most(len(steps)))
                 continue
-            size = 1
-            if not alone:
-                mean = self._durations.mean_ms(action)
-                size = bundle_size(mean, self._settings.bundle_ms, self._settings.bundle_max)
+            size = 1 if alone else self._size(action)
             steps = list(members)
             for start in range(0, len(steps), size):
                 yield steps[start : start + size]
 
-    def _send(self, producer: Any, run: str, workflow: str, group: str, bundle: list[Ready]) -> None:
-        first = bundle[0]
-        shown = first.name if len(bundle) == 1 else f"{first.name} … {bundle[-1].name} ({len(bundle)} steps)"
-        content: dict[str, Any] = {BUNDLE: [run, pack([step.idx for step in bundle])]}
-        if is_ranked(first):
-            content[RANKED] = first.queue
+    def _send(self, producer: Any, run: str, workflow: str, group: str, bundle: _Message) -> None:
+        content: dict[str, Any] = {BUNDLE: [run, bundle.packed]}
+        shown = bundle.shown
+        if bundle.ranked:
+            content[RANKED] = bundle.queue
             shown += ", or what is more urgent by then"
         amqp = self.app.amqp
         message = amqp.as_task_v2(
             str(uuid4()),
-            first.action,
+            bundle.action,
             (),
             content,
             group_id=group,
@@ -154,7 +203,7 @@ class Dispatcher:
         )
         # Priority 9 is the highest here, 0 is the highest on Redis.
         amqp.send_task_message(
-            producer, first.action, message, queue=first.queue, priority=9 - first.priority, retry=False
+            producer, bundle.action, message, queue=bundle.queue, priority=9 - bundle.priority, retry=False
         )
 
     def call(

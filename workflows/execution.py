@@ -22,7 +22,9 @@ from ..tasks.errors import (
     DefinitionError,
     ExecutionError,
     InputError,
+    LoopLimit,
     OutputError,
+    RunTooLarge,
     StepTimeout,
     ValueTooLarge,
     WaitExpired,
@@ -35,6 +37,8 @@ from .limits import Guard
 from .records import Claimed, Json, Outcome
 from .states import StepState
 
+RECORD = "record"  # a policy of the engine's own: whoever waits for the step looks at what became of it
+
 _TRACE_CHARS = 8000  # of a traceback; the end says more than the beginning
 _MESSAGE_CHARS = 4000
 _HERE = Path(__file__).parent
@@ -42,14 +46,17 @@ _HOPELESS = (
     InputError,
     OutputError,
     DefinitionError,
+    RunTooLarge,
     ValueTooLarge,
     ApprovalRejected,
 )  # the next attempt would fail alike
 
 _SELF_EXPLAINING = (
     StepTimeout,
+    RunTooLarge,
     ValueTooLarge,
     InputError,
+    LoopLimit,
     OutputError,
     WaitExpired,
     ApprovalRejected,
@@ -76,6 +83,16 @@ class Bounds(Protocol):
 def timeout_of(step: Claimed, bounds: Bounds) -> float:
     """The step's time limit in seconds."""
     return float((step.options or {}).get("timeout") or bounds.step_timeout)
+
+
+def joins(step: Claimed) -> bool:
+    """Whether branches meet in the step: then it runs unless all of them were skipped."""
+    return "join" in (step.options or ())
+
+
+def blocked(step: Claimed) -> bool:
+    """Whether what was skipped in front of the step skips it as well."""
+    return step.blocked > 0 and step.blocked >= (step.options or {}).get("join", 1)
 
 
 def wanted(step: Claimed, params: Mapping[str, Json], results: Mapping[int | str, Json]) -> bool:
@@ -169,6 +186,8 @@ def settle(
         return Outcome(idx, lease, StepState.READY, error=error, fault=1, delay=delay)
     policy = (options or {}).get("on_failure")
     final = Outcome(idx, lease, StepState.FAILED, error=error, fault=1)
+    if policy == RECORD:
+        return final
     if policy == "skip":
         return final._replace(blocks=True)
     if isinstance(policy, dict):

@@ -1,7 +1,8 @@
 """Conditions: `when="params.n > 2 and steps.raw.rows > 0"`.
 
 The law: a condition is a pure function of the run's params and of results, in the language of
-rule-engine, never Python's `eval`. It knows two names, `params` and `steps`; what is absent (a skipped
+rule-engine, never Python's `eval`. It knows two names, `params` and `steps` (that of a loop also `result` and
+`index`, those of the turn that is over); what is absent (a skipped
 step, a missing field) is null, and an ordering with null (`null > 0`) is not true. Clocks, random
 numbers, regular expressions and whatever could take very long are refused when the workflow is defined.
 """
@@ -31,6 +32,7 @@ ATTRIBUTES = frozenset({
 FUNCTIONS = frozenset({"abs", "all", "any", "max", "min", "parse_datetime", "parse_float", "split", "sum"})
 
 _ROOTS = ("params", "steps")
+_TURNS = ("result", "index")
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'')
 _BUILTIN = re.compile(r"\$\s*(\w+)")
 _REFUSED = {
@@ -89,9 +91,9 @@ def _wrap(value: Any) -> Any:
 class _Context(rule_engine.Context):  # type: ignore[misc]  # rule-engine's types are not strict
     """Fields come before rule-engine's own attributes (`.length`, `.keys`), and what is absent is null."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: bool) -> None:
         super().__init__(
-            type_resolver={"params": types.DataType.UNDEFINED, "steps": types.DataType.UNDEFINED},
+            type_resolver=dict.fromkeys((*_ROOTS, *_TURNS) if turns else _ROOTS, types.DataType.UNDEFINED),
             default_timezone="utc",
             default_value=None,
         )
@@ -110,11 +112,11 @@ class _Context(rule_engine.Context):  # type: ignore[misc]  # rule-engine's type
 
 
 @lru_cache(maxsize=10_000)
-def compile(text: str) -> Condition:  # noqa: A001  # as re.compile
-    """Parse a condition. Raises DefinitionError."""
+def compile(text: str, turns: bool = False) -> Condition:  # noqa: A001  # as re.compile
+    """Parse a condition; `turns`: of a loop. Raises DefinitionError."""
     _refuse_dangers(text)
     try:
-        rule = rule_engine.Rule(text, context=_Context())
+        rule = rule_engine.Rule(text, context=_Context(turns))
     except errors.EngineError as error:
         raise DefinitionError(f"the condition {text!r} is wrong: {_explain(error)}") from error
     except (ArithmeticError, ValueError, RecursionError) as error:
@@ -128,16 +130,26 @@ def _named(kind: str, references: Iterable[Reference]) -> frozenset[str]:
     return frozenset(each.name for each in references if each.kind == kind)
 
 
-def names(text: str) -> Names:
-    """The params and steps that a condition uses. Raises DefinitionError."""
-    return compile(text).names
+def names(text: str, *, turns: bool = False) -> Names:
+    """The params and steps that a condition uses; `turns`: that of a loop. Raises DefinitionError."""
+    return compile(text, turns).names
 
 
 def evaluate(text: str, params: Mapping[str, Any], steps: Mapping[str, Any]) -> bool:
     """Whether a condition holds. Raises DefinitionError where its values do not fit (a text > a number)."""
-    condition = compile(text)
+    return _holds(compile(text), {"params": _Record(params), "steps": _Record(steps)})
+
+
+def is_over(text: str, params: Mapping[str, Any], steps: Mapping[str, Any], result: Any, index: int) -> bool:
+    """Whether a loop ends after a turn. Raises DefinitionError where the values do not fit the condition."""
+    known = {"params": _Record(params), "steps": _Record(steps), "result": _wrap(result), "index": index}
+    return _holds(compile(text, True), known)
+
+
+def _holds(condition: Condition, known: Mapping[str, Any]) -> bool:
+    text = condition.text
     try:
-        return bool(condition.rule.matches({"params": _Record(params), "steps": _Record(steps)}))
+        return bool(condition.rule.matches(known))
     except (errors.EngineError, ArithmeticError, TypeError, ValueError) as error:
         message = _explain(error) if isinstance(error, errors.EngineError) else str(error)
         raise DefinitionError(f"the condition {text!r} does not fit its values: {message}") from error

@@ -20,16 +20,17 @@ Parents = Mapping[str, tuple[str, ...]]
 
 def parents_of(step: StepSpec) -> tuple[str, ...]:
     """The steps that one step waits for: `after`, the results its inputs use, and those of its condition."""
-    if not step.holes and step.map is None and step.when is None:
+    if not step.holes and step.map is None and step.when is None and step.loop is None:
         return step.after if len(step.after) < 2 else tuple(dict.fromkeys(step.after))
     found: dict[str, None] = dict.fromkeys(step.after)
-    places = step.holes if step.map is None else (*step.holes, *step.map.holes)
-    for _, hole in places:
+    for _, hole in step.places:
         for reference in references(hole):
             if reference.kind == "steps":
                 found[reference.name] = None
     if step.when is not None:
         found.update(dict.fromkeys(sorted(expressions.names(step.when).steps)))
+    if step.loop is not None:
+        found.update(dict.fromkeys(sorted(expressions.names(step.loop.until, turns=True).steps)))
     return tuple(found)
 
 

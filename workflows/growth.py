@@ -2,21 +2,22 @@
 
 The law: new steps land in the same transaction as the completion of the step that grew them, or not at
 all. A map is two rows: one becomes an item row per element, the other waits for all of them and gathers
-their results in order.
+their results in order. A loop (`looping`) is the same pair, whose first row grows one turn at a time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..tasks.database import Connection
 from ..tasks.errors import InputError, ValueTooLarge
-from . import plan, ranks
+from . import plan, ranks, wire
+from .execution import RECORD
 from .here import Here
 from .plan import PlannedStep
-from .records import Claimed, Json, Outcome, Ready, Recorded
+from .records import Claimed, Completed, Json, Outcome, Ready, Recorded, Span
 from .references import follow, text_of
 from .states import StepState
 
@@ -33,34 +34,37 @@ class Item(NamedTuple):
     bindings: list[Json] | None
 
 
-def items(step: Claimed, inputs: Mapping[str, Json]) -> list[Item]:
-    """The inputs of each item, from the map's template: pure. Raises InputError where `over` is no list.
+def listed(step: Claimed, inputs: Mapping[str, Json]) -> list[Json]:
+    """What a map goes over. Raises InputError where it is no list."""
+    over = inputs["over"]
+    if not isinstance(over, list):
+        raise InputError(step.name, {"over": f"a map goes over a list, this is {type(over).__name__}"})
+    return over
+
+
+def items(step: Claimed, over: Iterable[Json]) -> Iterator[Item]:
+    """The inputs of each item, from the map's template: pure. Raises InputError for an item that does not fit it.
 
     Only what differs from item to item is filled in; what all share stays a reference, so that a hundred
     thousand items do not hold a hundred thousand copies of it.
     """
-    over = inputs["over"]
-    if not isinstance(over, list):
-        raise InputError(step.name, {"over": f"a map goes over a list, this is {type(over).__name__}"})
     mapped = _mapped(step)
-    own = [binding for binding in mapped["bindings"] or () if not _steps(binding)]
-    shared = [binding for binding in mapped["bindings"] or () if _steps(binding)]
-    found = []
+    own = [binding for binding in mapped["bindings"] or () if not sources(binding)]
+    shared = [binding for binding in mapped["bindings"] or () if sources(binding)]
     for index, item in enumerate(over):
         known: dict[int | str, Json] = {"item": item, "index": index}
         given = plan.bind(mapped["inputs"], own, known, action=mapped["action"])
-        found.append(Item(given, [_partly(binding, known) for binding in shared] or None))
-    return found
+        yield Item(given, [partly(binding, known) for binding in shared] or None)
 
 
-def _steps(binding: list[Json]) -> list[int]:
+def sources(binding: list[Json]) -> list[int]:
     """The steps whose results a binding needs."""
     _, parent, rest = binding
     sources = [part[0] for part in rest if not isinstance(part, str)] if parent == "text" else [parent]
     return [source for source in sources if isinstance(source, int)]
 
 
-def _partly(binding: list[Json], known: Mapping[int | str, Json]) -> list[Json]:
+def partly(binding: list[Json], known: Mapping[int | str, Json]) -> list[Json]:
     """A binding with the item filled in: a text may hold both the item and other steps' results."""
     at, parent, rest = binding
     if parent != "text":
@@ -72,20 +76,23 @@ def _partly(binding: list[Json], known: Mapping[int | str, Json]) -> list[Json]:
     return [at, parent, parts]
 
 
-def rows(step: Claimed, inputs: list[Item], first: int, gather: int) -> Iterator[PlannedStep]:
-    """The rows of a map's items: pure.
+def rows(step: Claimed, inputs: Iterable[Item], first: int, gather: int, count: int) -> Iterator[PlannedStep]:
+    """The rows of a map's `count` items, one at a time: pure.
 
     A limit of n at once makes n lanes: item i also waits for item i - n, along an edge of order alone, so
     that the limit needs no counter that a crash could leave behind.
     """
     mapped = _mapped(step)
-    count = len(inputs)
     lanes = mapped.get("concurrency") or count
     options = {
         name: mapped[name] for name in ("retry", "timeout", "on_failure") if mapped.get(name) is not None
     }
+    if "join" in mapped:
+        options["join"] = mapped["join"]
+    if mapped.get("on_item_failure") is not None:
+        options["on_failure"] = RECORD
     expect, below = mapped.get("expect"), mapped.get("rank")
-    refs = tuple(sorted({source for binding in mapped["bindings"] or () for source in _steps(binding)}))
+    refs = tuple(sorted({source for binding in mapped["bindings"] or () for source in sources(binding)}))
     for index, each in enumerate(inputs):
         follower = (~(first + index + lanes),) if index + lanes < count else ()
         yield PlannedStep(
@@ -106,35 +113,73 @@ def rows(step: Claimed, inputs: list[Item], first: int, gather: int) -> Iterator
 
 
 def expand(here: Here, step: Claimed, inputs: dict[str, Json]) -> Recorded:
-    """Replace a map by its items, in one transaction with the map's own completion."""
+    """Replace a map by its items, in one transaction with the map's own completion.
+
+    The rows are made while they are written, and announced as a range of ids: besides the list itself, a map of
+    100,000 items takes no more memory than one of 1,000.
+    """
     journal, run = here.journal, here.run
-    each = items(step, inputs)
-    ready: list[Ready] = []
+    over = listed(step, inputs)
+    count = len(over)
+    mapped = _mapped(step)
+    spans: list[Span] = []
 
     def insert(connection: Connection) -> None:
-        first = journal.grow(connection, run, len(each))
-        gather = journal.widen(connection, run, step.idx, first, len(each))
-        planned = list(rows(step, each, first, gather))
-        journal.add(connection, run, planned, sent=True)
-        ready[:] = [r.ready for r in planned if not r.missing]
+        first = journal.grow(connection, run, count)
+        gather = journal.widen(connection, run, step.idx, count, {"first": first, "count": count})
+        journal.add(connection, run, rows(step, items(step, over), first, gather, count), sent=True)
+        at_once = min(count, mapped.get("concurrency") or count)
+        kind = mapped["action"], mapped["queue"], mapped["priority"]
+        spans[:] = [
+            Span(first, at_once, step.name, *kind, mapped.get("rank") is not None, mapped.get("expect"))
+        ]
 
-    began = time.monotonic()
-    outcome = Outcome(step.idx, step.lease, StepState.SUCCEEDED, str(len(each)).encode(), ended=began)
-    completed = journal.complete(run, [outcome], worker=here.worker, first=insert)
-    return Recorded(completed, ready if completed.won else [])
+    completed = complete(here, step, str(count).encode(), insert)
+    return Recorded(completed, [], spans if completed.won else [])
 
 
 def gather(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome:
-    """The results of a map's items as one list. Raises ValueTooLarge where it passes TRELLIS_VALUE_MAX_BYTES."""
+    """The result of a map or loop: the items' results as one list, or their number; the result of the last turn.
+
+    Raises ValueTooLarge where the list passes TRELLIS_VALUE_MAX_BYTES.
+    """
     began = time.monotonic()
-    limit = here.settings.value_max_bytes
-    size, data = here.journal.gather(here.run, inputs["first"], inputs["count"], limit)
-    if data is None:
-        raise ValueTooLarge(
-            f"the list of results of step {step.name.removesuffix(plan.GATHER_SUFFIX)!r}", size, limit
-        )
+    options = step.options or {}
+    if "last" in inputs:  # of a loop
+        data = wire.dumps(here.journal.results(here.run, [inputs["last"]])[inputs["last"]]).encode()
+    elif (
+        "first" not in inputs
+    ):  # the map or loop itself failed, and its default takes the place of the result
+        data = wire.dumps(options["on_failure"]["default"]).encode()
+    elif options.get("gather") is False:
+        data = str(_counted(here, inputs, options)).encode()
+    else:
+        data = _list(here, step, inputs, options)
     ended = time.monotonic()
     return Outcome(step.idx, step.lease, StepState.SUCCEEDED, data, ran=ended - began, ended=ended)
+
+
+def complete(here: Here, step: Claimed, result: bytes, insert: Callable[[Connection], None]) -> Completed:
+    """Complete a step together with the rows that it grew."""
+    outcome = Outcome(step.idx, step.lease, StepState.SUCCEEDED, result, ended=time.monotonic())
+    return here.journal.complete(here.run, [outcome], worker=here.worker, first=insert)
+
+
+def _counted(here: Here, inputs: Mapping[str, Json], options: Mapping[str, Json]) -> int:
+    """How many results a map has."""
+    if options.get("on_item_failure") != "skip":
+        return int(inputs["count"])
+    return here.journal.succeeded(here.run, inputs["first"], inputs["count"])
+
+
+def _list(here: Here, step: Claimed, inputs: Mapping[str, Json], options: Mapping[str, Json]) -> bytes:
+    limit = here.settings.value_max_bytes
+    policy = options.get("on_item_failure") or ""
+    size, data = here.journal.gather(here.run, inputs["first"], inputs["count"], limit, policy)
+    if data is None:
+        name = step.name.removesuffix(plan.GATHER_SUFFIX)
+        raise ValueTooLarge(f"the list of results of step {name!r}", size, limit)
+    return data
 
 
 def _mapped(step: Claimed) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def check_owner(ref: Ref, owner: Any, key: str, *, mapped: bool) -> None:
         )
     if not mapped and isinstance(ref, ItemRef | IndexRef):
         raise DefinitionError(
-            f"input {key!r} uses {ref!s} outside a map: add the step with wf.map(…, over=…)"
+            f"input {key!r} uses {ref!s} outside a map: add the step with wf.map(…, over=…), or wf.loop(…)"
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import approvals, children, foreign, growth, kinds, plan, spec, waiting
+from . import approvals, children, foreign, growth, kinds, looping, plan, spec, waiting
 from .here import Here
 from .records import Claimed, Json, Outcome, Parked, Recorded
 
@@ -18,6 +18,7 @@ Native = Callable[[Here, Claimed, dict[str, Json]], Outcome | Parked | Recorded 
 NATIVES: dict[str, Native] = {
     plan.EXPAND: growth.expand,
     plan.GATHER: growth.gather,
+    plan.LOOP: looping.turn,
     kinds.WAIT_FOR: waiting.wait_for,
     kinds.APPROVE: approvals.approve,
     kinds.SLEEP: waiting.sleep,

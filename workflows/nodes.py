@@ -11,13 +11,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, case, func, select
 
-from .plan import EXPAND, GATHER
+from .additions import BARRIER
+from .plan import EXPAND, GATHER, GATHER_SUFFIX, INNER, LOOP
 from .states import StepState
 from .tables import StepRow
 
-BODY = StepRow.action.not_in([EXPAND, GATHER])  # a row whose body somebody wrote
+BODY = StepRow.action.not_in(INNER)  # a row whose body somebody wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +52,30 @@ def _count(state: StepState) -> ColumnElement[int]:
 
 def statement(run_id: str, limit: int) -> Select[*tuple[Any, ...]]:
     """One row a node: the name of an item is its map's and a number in brackets."""
-    name = func.split_part(StepRow.name, "[", 1).label("name")
+    # What the items of a map appended is one node as well, `each[].search`.
+    name = case(
+        (
+            StepRow.name.contains("."),
+            func.regexp_replace(
+                func.regexp_replace(StepRow.name, r"\[[?\d]*\]", GATHER_SUFFIX, "g"), r"\[\]$", ""
+            ),
+        ),
+        else_=func.split_part(StepRow.name, "[", 1),
+    ).label("name")
     retries = func.sum(func.greatest(StepRow.attempt - 1, 0)).filter(BODY)
     return (
         select(
             func.min(StepRow.idx).label("idx"),
             name,
             func.max(StepRow.action).filter(BODY).label("action"),
-            func.max(StepRow.options["map"]["action"].astext)
-            .filter(StepRow.action == EXPAND)
+            func.max(
+                func.coalesce(
+                    StepRow.options["map"]["action"].astext, StepRow.options["loop"]["action"].astext
+                )
+            )
+            .filter(StepRow.action.in_([EXPAND, LOOP]))
             .label("mapped"),
-            func.max(StepRow.state).filter(StepRow.action == EXPAND).label("expand"),
+            func.max(StepRow.state).filter(StepRow.action.in_([EXPAND, LOOP])).label("expand"),
             func.max(StepRow.state).filter(StepRow.action == GATHER).label("gather"),
             *(_count(state) for state in StepState),
             func.sum(StepRow.attempt).filter(BODY).label("attempts"),
@@ -72,7 +86,7 @@ def statement(run_id: str, limit: int) -> Select[*tuple[Any, ...]]:
             func.sum(retries).over().label("all_retries"),
             func.clock_timestamp().label("as_of"),
         )
-        .where(StepRow.run_id == UUID(run_id))
+        .where(StepRow.run_id == UUID(run_id), StepRow.name.not_like(f"%{BARRIER}"))
         .group_by(name)
         .order_by(
             (func.count().filter(StepRow.state == StepState.FAILED.value) > 0).desc(),

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from . import graph
+from .additions import Addition
 from .plan import GATHER_SUFFIX
 from .spec import Default, StepSpec, WorkflowSpec
 
@@ -77,8 +78,17 @@ class Overview:
     left_out: int
 
 
-def overview(spec: WorkflowSpec, states: Mapping[str, str] | None = None, *, limit: int = LIMIT) -> Overview:
-    """The boxes of a workflow; `states` gives those of a run's steps (and of a map's items) by name."""
+def overview(
+    spec: WorkflowSpec,
+    states: Mapping[str, str] | None = None,
+    added: Sequence[Addition] = (),
+    *,
+    limit: int = LIMIT,
+) -> Overview:
+    """The boxes of a workflow; `states` gives those of a run's steps (and of a map's items) by name.
+
+    added: what the run's steps have appended.
+    """
     parents = graph.parents(spec)
     order = graph.order(parents, workflow=spec.name)
     items = _item_states(states or {})
@@ -88,6 +98,8 @@ def overview(spec: WorkflowSpec, states: Mapping[str, str] | None = None, *, lim
         )
         for name in order
     }
+    if added:
+        boxes = _with(boxes, added)
     for fold in (_alike, _in_a_row, _by_level):
         if len(boxes) > limit:
             boxes = fold(boxes)
@@ -98,13 +110,32 @@ def overview(spec: WorkflowSpec, states: Mapping[str, str] | None = None, *, lim
     return Overview(kept, sum(len(box.steps) for box in list(boxes.values())[CUT:]))
 
 
+def _with(boxes: dict[str, Box], added: Sequence[Addition]) -> dict[str, Box]:
+    """The boxes of the definition with those that were appended, in a topological order."""
+    for each in added:
+        parents = tuple(parent for parent in each.parents if parent in boxes)
+        boxes[each.name] = Box(
+            each.name,
+            each.action,
+            parents,
+            (each.name,),
+            each.is_map,
+            notes=("appended",),
+            states=each.states,
+        )
+        for below in each.behind:
+            boxes[below].parents = (*boxes[below].parents, each.name)
+    order = graph.order({name: box.parents for name, box in boxes.items()})
+    return {name: boxes[name] for name in order}
+
+
 def _box(name: str, step: StepSpec, parents: tuple[str, ...], states: Counter[str]) -> Box:
     return Box(
         name,
         step.action,
         parents,
         (name,),
-        step.map is not None,
+        step.repeats,
         step.when or "",
         tuple(_notes(step)),
         states,
@@ -114,6 +145,12 @@ def _box(name: str, step: StepSpec, parents: tuple[str, ...], states: Counter[st
 def _notes(step: StepSpec) -> Iterable[str]:
     if step.map is not None and step.map.concurrency is not None:
         yield f"{step.map.concurrency} at once"
+    if step.loop is not None:
+        yield f"until {step.loop.until}, at most {step.loop.limit:,} times"
+    if step.map is not None and step.map.on_item_failure != "fail":
+        yield f"{step.map.on_item_failure} failed items"
+    if step.join == "any":
+        yield "joins"
     if step.retry is not None:
         yield f"{step.retry.attempts} attempts"
     if step.timeout is not None:
@@ -143,7 +180,7 @@ def _states(
     if name not in states:
         return Counter()
     state = str(states[name])
-    if step.map is None or state != "succeeded":
+    if not step.repeats or state != "succeeded":
         return Counter({state: 1})
     # The map itself has succeeded when its items are there; what counts then are they, or what gathers them.
     return items.get(name) or Counter({str(states.get(name + GATHER_SUFFIX, state)): 1})

@@ -14,12 +14,17 @@ from pydantic import BaseModel, ValidationError
 from ..tasks.errors import DefinitionError
 from ..tasks.retry import Retry
 from .hints import choices
-from .spec import Default, MapSpec, StepSpec, UndoSpec, WorkflowSpec
+from .spec import Default, LoopSpec, MapSpec, StepSpec, UndoSpec, WorkflowSpec
 
 Place = tuple[int | str, ...]
 
 _SHOWN = 10
-_FIELDS: dict[str, type[BaseModel]] = {"retry": Retry, "on_failure": Default, "map": MapSpec}
+_FIELDS: dict[str, type[BaseModel]] = {
+    "retry": Retry,
+    "on_failure": Default,
+    "map": MapSpec,
+    "loop": LoopSpec,
+}
 
 
 def spec_of(content: Any, locate: Callable[[Place], str] | None = None) -> WorkflowSpec:

@@ -12,7 +12,7 @@ inside the template of a map.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..tasks.errors import DefinitionError, ParameterError
@@ -23,11 +23,13 @@ from .references import Hole, Path, Reference, follow, text_of
 from .registry import PLAIN, ActionInfo, Catalogue, unknown_action
 from .spec import Default, StepSpec, UndoSpec, WorkflowSpec
 
-__all__ = ["EXPAND", "GATHER", "GATHER_SUFFIX", "Plan", "PlannedStep", "bind", "plan"]
+__all__ = ["EXPAND", "GATHER", "GATHER_SUFFIX", "INNER", "LOOP", "Plan", "PlannedStep", "bind", "plan"]
 
 EXPAND = "trellis.map"
 GATHER = "trellis.gather"
 GATHER_SUFFIX = "[]"
+LOOP = "trellis.loop"
+INNER = (EXPAND, GATHER, LOOP)  # what the engine runs on its own account: no steps that anybody wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,38 +73,61 @@ class Plan:
     ]  # the state in which a run ends → the steps that then follow, as rows
 
 
-def plan(spec: WorkflowSpec, params: Mapping[str, Any], catalogue: Catalogue, default_queue: str) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the rows of a fragment land in a run that is there already."""
+
+    first: int = 0  # the id of the first of them
+    prefix: str = ""  # of their names
+    behind: tuple[int, ...] = ()  # who waits for the final ones
+    known: Mapping[Reference, tuple[int, Path]] = field(default_factory=dict)  # finished steps that it uses
+
+
+START = Place()
+
+
+def plan(
+    spec: WorkflowSpec,
+    params: Mapping[str, Any],
+    catalogue: Catalogue,
+    default_queue: str,
+    place: Place = START,
+) -> Plan:
     """Compile a validated definition with checked parameters into rows."""
     with collector.paused():
-        return _plan(spec, params, catalogue, default_queue)
+        return _plan(spec, params, catalogue, default_queue, place)
 
 
-def _plan(spec: WorkflowSpec, params: Mapping[str, Any], catalogue: Catalogue, default_queue: str) -> Plan:
+def _plan(
+    spec: WorkflowSpec, params: Mapping[str, Any], catalogue: Catalogue, default_queue: str, place: Place
+) -> Plan:
     parents = graph.parents(spec)
     order = graph.order(parents, workflow=spec.name)
     first: dict[str, int] = {}  # the row that waits for a step's parents
     last: dict[str, int] = {}  # the row that holds a step's result: the same, but for a map
-    count = 0
+    count = place.first
     for name in order:
         first[name] = count
-        count += 1 if spec.steps[name].map is None else 2
+        count += 2 if spec.steps[name].repeats else 1
         last[name] = count - 1
-    dependents: list[list[int]] = [[] for _ in range(count)]
+    dependents: dict[str, list[int]] = {name: [] for name in order}
     for name in order:
         for parent in parents[name]:
-            dependents[last[parent]].append(first[name])  # ascending, because `order` is
-    builder = _Builder(spec.name, params, catalogue, default_queue, last)
+            dependents[parent].append(first[name])  # ascending, because `order` is
+    builder = _Builder(spec.name, params, catalogue, default_queue, last, place)
     rows: list[PlannedStep] = []
     for name in order:
         step = spec.steps[name]
-        below = tuple(dependents[last[name]])
-        if step.map is None:
+        below = tuple(dependents[name]) or place.behind
+        if not step.repeats:
             rows.append(builder.row(first[name], name, step, len(parents[name]), below))
         else:
-            rows.extend(builder.map_rows(first[name], name, step, len(parents[name]), below))
+            rows.extend(builder.repeated(first[name], name, step, len(parents[name]), below))
     undo = {"failed": builder.undo(spec.on_failure), "cancelled": builder.undo(spec.on_cancel)}
     return Plan(
-        rows, sum(1 for row in rows if not row.dependents), {end: each for end, each in undo.items() if each}
+        rows,
+        sum(1 for row in rows if row.dependents == place.behind),
+        {end: each for end, each in undo.items() if each},
     )
 
 
@@ -116,12 +141,14 @@ class _Builder:
         catalogue: Catalogue,
         default_queue: str,
         rows: Mapping[str, int],
+        place: Place,
     ) -> None:
         self.workflow = workflow
         self.params = params
         self.catalogue = catalogue
         self.default_queue = default_queue
         self.rows = rows
+        self.place = place
         self._plain: dict[str, bool] = {}  # action: whether it has no retries of its own
 
     def row(
@@ -137,9 +164,11 @@ class _Builder:
         options = self._running(step, info)
         if step.when is not None:
             options = {**(options or {}), **self._when(step, needed)}
+        if step.join == "any":
+            options = {**(options or {}), "join": missing}
         return PlannedStep(
             idx,
-            name,
+            self.place.prefix + name,
             step.action,
             step.queue or info.queue or self.default_queue,
             info.priority if step.priority is None else step.priority,
@@ -151,15 +180,19 @@ class _Builder:
             options,
         )
 
-    def map_rows(
+    def repeated(
         self, idx: int, name: str, step: StepSpec, missing: int, dependents: tuple[int, ...]
     ) -> tuple[PlannedStep, PlannedStep]:
-        """The two rows of a map: one makes the items' rows, the other collects their results."""
-        assert step.map is not None
+        """The two rows of a map or a loop: one grows the rows of its items or turns, the other has the result."""
         info = self._info(name, step)
         priority = info.priority if step.priority is None else step.priority
         needed: set[int] = set()
-        inputs, bindings = self.template({"over": step.map.over}, _below("over", step.map.holes), needed)
+        if step.map is not None:
+            inputs, bindings = self.template({"over": step.map.over}, _below("over", step.map.holes), needed)
+        else:
+            assert step.loop is not None
+            begun = {"previous": step.loop.start}
+            inputs, bindings = self.template(begun, _below("previous", step.loop.holes), needed)
         item_inputs, item_bindings = self.template(step.inputs, step.holes, needed)
         mapped: dict[str, Any] = {
             "action": step.action,
@@ -167,17 +200,29 @@ class _Builder:
             "priority": priority,
             "inputs": item_inputs,
             "bindings": item_bindings,
-            "concurrency": step.map.concurrency,
             "retry": None,
             "timeout": None,
             "on_failure": None,
             **(self._running(step, info) or {}),
         }
-        options = {"map": mapped, **self._when(step, needed)}
+        if step.map is not None:
+            mapped["concurrency"] = step.map.concurrency
+        else:
+            mapped |= self._turns(step, needed)
+        options = {"map" if step.map is not None else "loop": mapped, **self._when(step, needed)}
+        if step.join == "any":
+            options["join"] = mapped["join"] = missing
+        whole: dict[str, Any] = {}
+        if mapped["on_failure"] is not None:
+            whole["on_failure"] = options["on_failure"] = mapped["on_failure"]
+        if step.map is not None and step.map.on_item_failure != "fail":
+            whole["on_item_failure"] = mapped["on_item_failure"] = step.map.on_item_failure
+        if step.map is not None and not step.map.gather:
+            whole["gather"] = False
         expand = PlannedStep(
             idx,
-            name,
-            EXPAND,
+            self.place.prefix + name,
+            LOOP if step.map is None else EXPAND,
             self.default_queue,
             priority,
             missing,
@@ -189,7 +234,7 @@ class _Builder:
         )
         gather = PlannedStep(
             idx + 1,
-            name + GATHER_SUFFIX,
+            self.place.prefix + name + GATHER_SUFFIX,
             GATHER,
             self.default_queue,
             priority,
@@ -198,7 +243,7 @@ class _Builder:
             {},
             None,
             (),
-            None,
+            whole or None,
         )
         return expand, gather
 
@@ -236,7 +281,7 @@ class _Builder:
                 if hole.kind == "params":
                     found = self._param(hole)
                 else:
-                    bindings.append([list(at), self._row(hole, needed), list(hole.path)])
+                    bindings.append([list(at), *self._source(hole, needed)])
             else:
                 parts = self._text(hole, needed)
                 if len(parts) == 1 and isinstance(parts[0], str):
@@ -250,7 +295,7 @@ class _Builder:
         parts: list[Any] = []
         for part in hole:
             if isinstance(part, Reference) and part.kind != "params":
-                parts.append([self._row(part, needed), list(part.path)])
+                parts.append(self._source(part, needed))
                 continue
             text = part if isinstance(part, str) else text_of(self._param(part))
             if parts and isinstance(parts[-1], str):
@@ -259,12 +304,16 @@ class _Builder:
                 parts.append(text)
         return parts
 
-    def _row(self, reference: Reference, needed: set[int]) -> int | str:
-        if reference.kind != "steps":
-            return reference.kind
-        row = self.rows[reference.name]
+    def _source(self, reference: Reference, needed: set[int]) -> list[Any]:
+        """Where a value comes from, and the path inside it."""
+        if reference.kind == "steps":
+            row, path = self.rows[reference.name], reference.path
+        elif reference.kind == "run":
+            row, path = self.place.known[reference]
+        else:
+            return [reference.kind, list(reference.path)]
         needed.add(row)
-        return row
+        return [row, list(path)]
 
     def _param(self, reference: Reference) -> Any:
         try:
@@ -273,6 +322,20 @@ class _Builder:
             raise ParameterError({reference.name: "is missing"}, workflow=self.workflow) from None
         except LookupError as error:
             raise ParameterError({reference.name: str(error)}, workflow=self.workflow) from None
+
+    def _turns(self, step: StepSpec, needed: set[int]) -> dict[str, Any]:
+        """How a loop ends."""
+        assert step.loop is not None
+        found: dict[str, Any] = {
+            "until": step.loop.until,
+            "limit": step.loop.limit,
+            "on_limit": step.loop.on_limit,
+        }
+        used = expressions.names(step.loop.until, turns=True).steps
+        if used:
+            found["until_refs"] = {name: self.rows[name] for name in sorted(used)}
+            needed.update(found["until_refs"].values())
+        return found
 
     def _when(self, step: StepSpec, needed: set[int]) -> dict[str, Any]:
         if step.when is None:

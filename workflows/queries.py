@@ -14,7 +14,7 @@ from sqlalchemy import Select, func, literal, select, tuple_
 
 from ..tasks.database import Database
 from ..tasks.errors import NotFound
-from .plan import EXPAND, GATHER
+from .plan import INNER
 from .records import Approval, DeadLetter, Event, Json, Progress, Run, Step
 from .states import STEP_ENDS, RunState, StepState
 from .tables import DeadLetterRow, DefinitionRow, EventRow, RunRow, StepRow
@@ -83,7 +83,7 @@ class Queries:
         """How many steps are in which state; of a map its items count, the engine's own two steps do not."""
         rows = self._all(
             select(StepRow.state, func.count())
-            .where(StepRow.run_id == as_uuid(run_id), StepRow.action.not_in([EXPAND, GATHER]))
+            .where(StepRow.run_id == as_uuid(run_id), StepRow.action.not_in(INNER))
             .group_by(StepRow.state)
         )
         by_state = {StepState(state): count for state, count in rows}

@@ -28,6 +28,19 @@ class Ready(NamedTuple):
     alone: bool  # an earlier attempt took its worker down: it may not take neighbours with it
 
 
+class Span(NamedTuple):
+    """Ready steps with neighbouring ids: the items of a map."""
+
+    first: int
+    many: int
+    name: str  # of the map
+    action: str
+    queue: str
+    priority: int
+    ranked: bool  # longest path first
+    expect: float | None  # seconds that each is expected to take, where they are ranked
+
+
 class Claimed(NamedTuple):
     """A step that this process holds the lease of."""
 
@@ -100,6 +113,24 @@ class Completed(NamedTuple):
     closed: bool  # the run is over
 
 
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """A step with its result, as another step of its run finds it."""
+
+    idx: int
+    name: str  # the whole one
+    state: StepState
+    result: Json
+    error: dict[str, Json] | None  # type and message, where it failed
+    defaulted: bool  # its failure was answered by a default, which is its result
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> StepResult:
+        """From the columns in the order of the fields."""
+        idx, name, state, *rest = row
+        return cls(idx, name, StepState(state), *rest)
+
+
 class Signal(NamedTuple):
     """Something that the outside world told a run."""
 
@@ -149,6 +180,7 @@ class Recorded(NamedTuple):
 
     completed: Completed
     ready: list[Ready]  # new steps that may run at once
+    spans: Sequence[Span] = ()  # and ranges of them
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ itself, with its type; inside a longer string the value is written as text. `$${
 (every `$` of a run of them in front of `{` is doubled, so that each text can be written).
 
     ${params.url}   ${steps.raw}   ${steps.raw.rows[0].id}   ${steps.raw["odd key"]}
-    ${item}   ${item.month}   ${index}                        (the last three inside a map)
+    ${item}   ${item.month}   ${index}                        (inside a map; the last one also inside a loop)
+    ${previous}   ${previous.score}                           (inside a loop: the result of the turn before)
+    ${run.plan.search.rows}                 (in a fragment: a step that its run has finished)
 
 In Python, `wf.params.url`, `raw["rows"][0]`, `wf.item["month"]` and `wf.index` are the same references;
 they may stand anywhere in lists and dicts, and in f-strings.
@@ -28,7 +30,7 @@ _KEY = r"[A-Za-z_][A-Za-z0-9_]*"
 _PART = rf'\.(?P<key>{_KEY})|\[(?P<index>-?\d+)\]|\[(?P<text>"(?:[^"\\]|\\.)*")\]'
 _PARTS = re.compile(_PART)
 _REFERENCE = re.compile(
-    r"\$\{(?:(params|steps)\.(" + NAME + r")|(item|index))"
+    r"\$\{(?:(params|steps|run)\.(" + NAME + r")|(item|index|previous))"
     rf'((?:\.{_KEY}|\[-?\d+\]|\["(?:[^"\\]|\\.)*"\])*)\}}'
 )
 _OPENING = re.compile(r"\$+\{")
@@ -38,7 +40,7 @@ _MARK = "\x00"  # cannot occur in a literal: Postgres does not store it
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One parsed reference: `kind` is params, steps, item or index; `name` the parameter or step."""
+    """One parsed reference: `kind` is params, steps, run, item, index or previous; `name` the parameter or step."""
 
     kind: str
     name: str
@@ -116,7 +118,7 @@ def _reference(found: re.Match[str]) -> Reference:
     kind, name, alone, tail = found.groups()
     path = _path(tail) if tail else ()
     if alone == "index" and path:
-        raise DefinitionError(f"{found[0]!r}: the index of a map is a number and has no fields")
+        raise DefinitionError(f"{found[0]!r}: an index is a number and has no fields")
     return Reference(kind or alone, name or "", path)
 
 
@@ -259,8 +261,14 @@ class ItemRef(Ref):
     __slots__ = ()
 
 
+class PreviousRef(Ref):
+    """The result of the turn before, in a loop."""
+
+    __slots__ = ()
+
+
 class IndexRef(Ref):
-    """The position of the present item of a map."""
+    """The position of the present item of a map, or of the present turn of a loop."""
 
     __slots__ = ()
 

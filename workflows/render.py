@@ -5,11 +5,12 @@ The law: pure text out of a definition, and of the states of a run's steps where
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
 
 from . import graph, svg
+from .additions import Addition
 from .overview import STATES, SYMBOLS, Box, Overview, overview
 from .spec import WorkflowSpec
 
@@ -30,9 +31,9 @@ _COLOURS = {
 }
 
 
-def text(spec: WorkflowSpec, states: Mapping[str, str] | None = None) -> str:
+def text(spec: WorkflowSpec, states: Mapping[str, str] | None = None, added: Sequence[Addition] = ()) -> str:
     """The steps level by level, a line each: state, name, action, and the steps before it."""
-    shown = overview(spec, states)
+    shown = overview(spec, states, added)
     depth = graph.depths({box.name: box.parents for box in shown.boxes})
     titles = {box.name: box.title for box in shown.boxes}
     by_level = sorted(shown.boxes, key=lambda box: depth[box.name])  # stable: the order inside a level stays
@@ -40,7 +41,7 @@ def text(spec: WorkflowSpec, states: Mapping[str, str] | None = None) -> str:
     actions = min(_WIDTH, max(len(box.action) for box in by_level))
     digits = len(str(1 + max(depth.values())))
     lines = [
-        f"{spec.name} · {_count(len(spec.steps), 'step')} in {_count(1 + max(depth.values()), 'level')}",
+        f"{spec.name} · {_count(len(spec.steps) + len(added), 'step')} in {_count(1 + max(depth.values()), 'level')}",
         "",
     ]
     for level, boxes in groupby(by_level, key=lambda box: depth[box.name]):
@@ -83,9 +84,11 @@ def _remarks(box: Box, titles: Mapping[str, str]) -> str:
     return "  ".join([*found, *box.notes])
 
 
-def mermaid(spec: WorkflowSpec, states: Mapping[str, str] | None = None) -> str:
+def mermaid(
+    spec: WorkflowSpec, states: Mapping[str, str] | None = None, added: Sequence[Addition] = ()
+) -> str:
     """A Mermaid flowchart: maps have double sides, steps with a condition are hexagons."""
-    shown = overview(spec, states)
+    shown = overview(spec, states, added)
     ids = {box.name: f"s{number}" for number, box in enumerate(shown.boxes)}
     lines = ["flowchart TD"]
     for box in shown.boxes:
@@ -114,7 +117,7 @@ def _safe(words: str) -> str:
     return escape(words.replace("#", "#35;"), quote=False).replace('"', "#quot;").replace("`", "#96;")
 
 
-def draw(spec: WorkflowSpec, states: Mapping[str, str] | None = None) -> str:
+def draw(spec: WorkflowSpec, states: Mapping[str, str] | None = None, added: Sequence[Addition] = ()) -> str:
     """An SVG document, coloured by state, for light and dark backgrounds."""
-    shown: Overview = overview(spec, states)
+    shown: Overview = overview(spec, states, added)
     return svg.document(spec, shown)

@@ -7,7 +7,7 @@ the name of a workflow that an imported module defines, then of one that the jou
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,7 @@ from typing import Any
 from ..tasks.errors import ConfigurationError, DefinitionError, NotFound
 from ..tasks.settings import Settings
 from . import files, launch, modules, registry
+from .additions import Addition
 from .client import Client
 from .contract import Contract
 from .definition import Workflow
@@ -41,31 +42,31 @@ def workflow(target: str, client: Client, known_to_workers: modules.Asking) -> W
 
 def drawing(
     target: str, settings: Settings, journal: Callable[[Settings], AbstractContextManager[Client]]
-) -> tuple[WorkflowSpec, dict[str, str] | None]:
-    """The workflow to draw, and the states of its steps where it is a run. Needs `journal` only for those.
+) -> tuple[WorkflowSpec, dict[str, str] | None, Sequence[Addition]]:
+    """The workflow to draw; of a run also the states of its steps, and what they appended. Needs `journal` for those.
 
     Raises ConfigurationError, DefinitionError, NotFound.
     """
     modules.import_all(settings.imports)
     if is_file(target):
-        return from_file(target, lambda _: None, strict=False).spec, None
+        return from_file(target, lambda _: None, strict=False).spec, None, ()
     known = registry.workflows.get(target)
     if known is not None:
-        return known.spec, None
+        return known.spec, None, ()
     if settings.database_url is None:
         raise _unknown("workflow", target, [])
     with journal(settings) as client:
         summaries = Summaries(client.database)
         stored = Queries(client.database).latest_definition(target)
         if stored is not None:
-            return WorkflowSpec.model_validate(stored), None
+            return WorkflowSpec.model_validate(stored), None, ()
         try:
             run_id = summaries.find(target)
         except NotFound as error:
             if summaries.is_id(target):
                 raise
             raise _unknown("workflow or run", target, summaries.workflows()) from error
-        return client.definition(run_id), summaries.states(run_id)
+        return client.definition(run_id), summaries.states(run_id), summaries.additions(run_id)
 
 
 def is_file(target: str) -> bool:

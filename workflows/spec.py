@@ -53,11 +53,43 @@ class MapSpec(BaseModel):
         description="The list: a reference such as ${steps.raw.months}, or a literal list."
     )
     concurrency: int | None = Field(None, ge=1, description="Items in work at once; no limit without it.")
+    on_item_failure: Literal["fail", "skip", "collect"] = Field(
+        "fail",
+        description="An item without another attempt: fail: the step's on_failure decides; skip: it is left out of the "
+        "list; collect: {error: {type, message}} stands in its place.",
+    )
+    gather: bool = Field(
+        True, description="Whether the result is the list of results; else it is their number."
+    )
 
     @cached_property
     def holes(self) -> tuple[tuple[Path, Hole], ...]:
         """The references inside `over`."""
         return tuple(holes(self.over))
+
+
+class LoopSpec(BaseModel):
+    """One run of the action after the other, each with the result of the one before."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    until: str = Field(
+        description="A condition on result, index, params and steps, e.g. `result.score > 0.9`, asked after each turn: "
+        "the loop ends where it is true."
+    )
+    limit: int = Field(ge=1, le=100_000, description="Turns at most.")
+    start: JsonValue = Field(
+        None, description="What ${previous} is in the first turn: a literal or a reference."
+    )
+    on_limit: Literal["fail", "stop"] = Field(
+        "fail",
+        description="After the last turn that is allowed: fail, or stop: the loop's result is that of the last turn.",
+    )
+
+    @cached_property
+    def holes(self) -> tuple[tuple[Path, Hole], ...]:
+        """The references inside `start`."""
+        return tuple(holes(self.start))
 
 
 def _retry(value: Any) -> Any:
@@ -141,6 +173,11 @@ class StepSpec(BaseModel):
         description="A condition on params and steps, e.g. `params.n > 2 and steps.raw.rows > 0`; "
         "the step is skipped where it is not true.",
     )
+    join: Literal["all", "any"] = Field(
+        "all",
+        description="all: the step is skipped where one that it waits for was; any: only where all of them were, and "
+        "the results of skipped ones are null.",
+    )
     retry: Annotated[
         Retry | None,
         BeforeValidator(_retry, json_schema_input_type=Retry | Annotated[int, Field(ge=1)] | None),
@@ -167,6 +204,7 @@ class StepSpec(BaseModel):
         "{default: …}: they go on with that value.",
     )
     map: MapSpec | None = Field(None, description="Run the action once for each item of a list.")
+    loop: LoopSpec | None = Field(None, description="Run the action again and again until a condition holds.")
 
     @model_validator(mode="before")
     @classmethod
@@ -177,6 +215,17 @@ class StepSpec(BaseModel):
     def holes(self) -> tuple[tuple[Path, Hole], ...]:
         """The references inside the inputs, parsed once for validation, planning and drawing."""
         return tuple(holes(self.inputs)) if self.inputs else ()
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it is run more than once: a map or a loop."""
+        return self.map is not None or self.loop is not None
+
+    @property
+    def places(self) -> tuple[tuple[Path, Hole], ...]:
+        """The references inside the inputs, and inside what a map goes over or a loop begins with."""
+        repeated = self.map or self.loop
+        return self.holes if repeated is None else (*self.holes, *repeated.holes)
 
 
 class UndoSpec(BaseModel):

@@ -17,6 +17,7 @@ from sqlalchemy import Select, Text, and_, cast, extract, func, select, true
 from ..tasks.database import Database
 from ..tasks.errors import NotFound
 from . import nodes
+from .additions import Addition, AppendedRow, additions
 from .nodes import Nodes
 from .plan import GATHER_SUFFIX
 from .records import Json
@@ -27,6 +28,7 @@ _SHORT = 13  # characters of an id that tell its millisecond
 _HEX = frozenset("0123456789abcdef")
 _CANDIDATES = 5  # ids that an ambiguous one is answered with
 _NAMES = 1000  # workflows that a misspelled name is compared with
+_APPENDED = 20_000  # appended steps that a picture looks at
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,36 @@ class Summaries:
         """The state of every step by name, items of maps among them: for pictures."""
         rows = self._all(select(StepRow.name, StepRow.state).where(StepRow.run_id == UUID(run_id)))
         return dict(rows)
+
+    def additions(self, run_id: str) -> list[Addition]:
+        """What the steps of a run have appended: for pictures."""
+        own = (StepRow.run_id == UUID(run_id), StepRow.name.contains("."))
+        rows = self._all(
+            select(
+                StepRow.idx,
+                StepRow.name,
+                func.coalesce(
+                    StepRow.options["map"]["action"].astext,
+                    StepRow.options["loop"]["action"].astext,
+                    StepRow.action,
+                ),
+                StepRow.action,
+                StepRow.state,
+                StepRow.dependents,
+            )
+            .where(*own)
+            .order_by(StepRow.idx)
+            .limit(_APPENDED)
+        )
+        appended = [AppendedRow(*row) for row in rows]
+        ids = {~each if each < 0 else each for row in appended for each in row.dependents}
+        others = self._all(
+            select(StepRow.idx, StepRow.name).where(
+                StepRow.run_id == UUID(run_id), StepRow.idx.in_(ids - {row.idx for row in appended})
+            )
+        )
+        names = {idx: name.partition("[")[0] for idx, name in others}
+        return additions(appended, names)
 
     def silence(self) -> float | None:
         """Seconds since the last tick arrived; None where none ever did."""

@@ -20,22 +20,29 @@ from .registry import ActionInfo, Catalogue, unknown_action
 from .schemas import Schema, enter, fits, list_of, type_of, types, whole, words
 from .spec import StepSpec, WorkflowSpec
 
-OPTIONS = ("after", "when", "retry", "timeout", "queue", "priority", "expect", "on_failure", "inputs")
+OPTIONS = ("after", "when", "join", "retry", "timeout", "queue", "priority", "expect", "on_failure", "inputs")
 
 
-def validate(spec: WorkflowSpec, catalogue: Catalogue, max_bytes: int) -> None:
-    """Check a definition. Raises DefinitionError (CycleError for a circle) at the first problem."""
+def validate(spec: WorkflowSpec, catalogue: Catalogue, max_bytes: int, *, fragment: bool = False) -> None:
+    """Check a definition. Raises DefinitionError (CycleError for a circle) at the first problem.
+
+    fragment: whether it is appended to a run, whose finished steps it may use.
+    """
     with collector.paused():
-        _Validation(spec, catalogue).check()
-        graph.order(graph.parents(spec), workflow=spec.name)
+        validation = _Validation(spec, catalogue, fragment=fragment)
+        validation.check()
+        parents = graph.parents(spec)
+        order = graph.order(parents, workflow=spec.name)
+        validation.check_joins(parents, order)
         _check_content(spec, max_bytes)
 
 
 class _Validation:
     """One validation, with what it has worked out so far."""
 
-    def __init__(self, spec: WorkflowSpec, catalogue: Catalogue) -> None:
+    def __init__(self, spec: WorkflowSpec, catalogue: Catalogue, *, fragment: bool = False) -> None:
         self.spec = spec
+        self.fragment = fragment
         self.catalogue = catalogue
         self._required: dict[str, frozenset[str]] = {}
         self._results: dict[Reference, frozenset[str] | None] = {}
@@ -68,9 +75,11 @@ class _Validation:
                     self._refuse(f"`after` names a step {parent!r} that does not exist{self._steps(parent)}")
             if step.map is not None:
                 self._check_map(step)
+            if step.loop is not None:
+                self._check_loop(step)
             self._check_inputs(step, info)
             if step.when is not None:
-                self._check_when(step.when)
+                self._check_condition(step.when)
 
     def _check_undo(self) -> None:
         for option, steps in (("on_failure", self.spec.on_failure), ("on_cancel", self.spec.on_cancel)):
@@ -84,6 +93,39 @@ class _Validation:
                 if undo.of is not None and undo.of not in self.spec.steps:
                     self._refuse(f"`of` names a step {undo.of!r} that does not exist{self._steps(undo.of)}")
                 self._check_inputs(undo.step, info)
+
+    def check_joins(self, parents: graph.Parents, order: Iterable[str]) -> None:
+        """Where branches meet: that there are some, and that inputs take null where a branch may be skipped."""
+        if all(step.join == "all" for step in self.spec.steps.values()):
+            return
+        gone: set[str] = set()  # steps that may be skipped
+        blocking: set[str] = set()  # those, and those that may fail and skip what is behind them
+        for name in order:
+            self._step, step = name, self.spec.steps[name]
+            above = parents[name]
+            if step.join == "any":
+                if not above:
+                    self._refuse("join='any' is for a step that waits for others: leave it out")
+                self._check_nulls(step, gone | blocking)
+            every = all if step.join == "any" else any
+            if step.when is not None or (above and every(each in blocking for each in above)):
+                gone.add(name)
+            if name in gone or step.on_failure == "skip":
+                blocking.add(name)
+
+    def _check_nulls(self, step: StepSpec, nullable: set[str]) -> None:
+        info = self.catalogue.get(step.action)
+        for at, hole in step.holes:
+            if info is None or len(at) > 1 or not isinstance(hole, Reference) or hole.kind != "steps":
+                continue
+            name = str(at[0])
+            if hole.name in nullable and not fits(
+                frozenset({"null"}), self._types_taken(name, info.contract)
+            ):
+                self._refuse(
+                    f"input {name!r} of action {info.contract.name!r} does not take null, which {hole} is where step "
+                    f"{hole.name!r} was skipped: let the action take None as well"
+                )
 
     def _check_inputs(self, step: StepSpec, info: ActionInfo) -> None:
         contract = info.contract
@@ -138,11 +180,20 @@ class _Validation:
                 self._refuse(
                     f"{where} refers to a parameter {name!r} that does not exist{self._params(name)}"
                 )
+        elif kind == "run":
+            if not self.fragment:
+                self._refuse(
+                    f"{where} uses {reference}, which only a fragment can that a running step appends: write "
+                    "${steps.NAME}"
+                )
         elif over:
+            there = "loop goes on" if step.map is None else "list is there"
+            self._refuse(f"{where} uses ${{{kind}}}, which exists only once the {there}: use params or steps")
+        elif kind == "previous" and step.loop is None:
             self._refuse(
-                f"{where} uses ${{{kind}}}, which exists only once the list is there: use params or steps"
+                f"{where} uses ${{previous}} outside a loop: make the step a loop, or refer to a step"
             )
-        elif step.map is None:
+        elif step.map is None and (step.loop is None or kind == "item"):
             self._refuse(f"{where} uses ${{{kind}}} outside a map: make the step a map, or refer to a step")
         self._types_at(reference, step, where)
 
@@ -150,7 +201,7 @@ class _Validation:
         """The types of a referenced value. Refuses a path that its schema does not have."""
         if reference.kind == "index":
             return frozenset({"integer"})
-        known = reference.kind != "item"  # an item differs from map to map
+        known = reference.kind not in ("item", "previous")  # they differ from step to step
         if known and reference in self._results:
             return self._results[reference]
         try:
@@ -166,10 +217,16 @@ class _Validation:
             return whole(self.spec.params[reference.name])
         if reference.kind == "item":
             return self._item_schema(step)
+        if reference.kind in ("run", "previous"):
+            return whole(None)
         source = self.spec.steps[reference.name]
         info = self.catalogue.get(source.action)
         result = whole(None if info is None else info.contract.output_schema)
-        return result if source.map is None else list_of(result)
+        if source.map is None:
+            return result
+        if not source.map.gather:
+            return whole({"type": "integer"})
+        return list_of(whole(None) if source.map.on_item_failure == "collect" else result)
 
     def _item_schema(self, step: StepSpec) -> Schema:
         assert step.map is not None
@@ -180,6 +237,15 @@ class _Validation:
             return enter(self._schema(over[0][1], step), (*over[0][1].path, 0))
         except LookupError:  # told by the check of `over` itself
             return whole(None)
+
+    def _check_loop(self, step: StepSpec) -> None:
+        assert step.loop is not None
+        if step.map is not None:
+            self._refuse("a step is a map or a loop, not both: let each item be a child run that loops")
+        for _, hole in step.loop.holes:
+            for reference in references(hole):
+                self._check_reference(reference, step, "the loop's `start`", over=True)
+        self._check_condition(step.loop.until, turns=True)
 
     def _check_map(self, step: StepSpec) -> None:
         assert step.map is not None
@@ -236,9 +302,9 @@ class _Validation:
             self._taken[key] = types(Schema(schema["properties"].get(name), schema))
         return self._taken[key]
 
-    def _check_when(self, text: str) -> None:
+    def _check_condition(self, text: str, *, turns: bool = False) -> None:
         try:
-            names = expressions.names(text)
+            names = expressions.names(text, turns=turns)
         except DefinitionError as error:
             self._refuse(str(error))
         for reference in names.references:

@@ -80,12 +80,18 @@ def incident_line(incident: Incident) -> Text:
     if incident.step is None:
         line.append(f"the run {incident.kind.partition('.')[2]}", "bold")
     else:
-        line.append(incident.step, "bold").append(f" attempt {incident.attempt} failed")
+        line.append(incident.step, "bold").append(_told(incident))
     if incident.kind == "step.retry":
         line.append(f", next in {duration(float(incident.detail.get('delay') or 0.0))}", "yellow")
     if incident.detail.get("type"):
         line.append(f": {one_line(cause(incident.detail), 300)}")
     return line
+
+
+def _told(incident: Incident) -> str:
+    if incident.kind == "step.appended":
+        return f" appended {plural(int(incident.detail.get('steps') or 0), 'step')}"
+    return f" attempt {incident.attempt} failed"
 
 
 def compact(value: Json) -> str:

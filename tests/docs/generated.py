@@ -33,6 +33,7 @@ from trellis.workflows import (
     DeadLetter,
     Default,
     Event,
+    Fragment,
     Param,
     Progress,
     Reason,
@@ -46,7 +47,8 @@ from trellis.workflows import (
     files,
     worker,
 )
-from trellis.workflows.spec import MapSpec, StepSpec, UndoSpec, WorkflowSpec
+from trellis.workflows.records import StepResult
+from trellis.workflows.spec import LoopSpec, MapSpec, StepSpec, UndoSpec, WorkflowSpec
 from trellis.workflows.testing import Runner
 
 WIDTH = 100
@@ -173,7 +175,7 @@ def definition_fields() -> str:
     """The fields of a definition."""
     parts: list[str] = []
     models: tuple[tuple[str, type[BaseModel]], ...] = (
-        ("The workflow", WorkflowSpec), ("A step", StepSpec), ("map", MapSpec), ("retry", Retry),
+        ("The workflow", WorkflowSpec), ("A step", StepSpec), ("map", MapSpec), ("loop", LoopSpec), ("retry", Retry),
         ("on_failure", Default),
         ("A step of compensation", UndoSpec),
     )  # fmt: skip
@@ -237,6 +239,7 @@ INTERNAL: dict[str, tuple[str, ...]] = {
     "Context": ("cancel", "take_progress"),
     "Run": ("from_row",),
     "Step": ("from_row",),
+    "StepResult": ("from_row",),
     "DeadLetter": ("from_row",),
     "Approval": ("from_row",),
 }
@@ -245,13 +248,15 @@ GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
     "Define": (
         (action, ()),
         (Action, ("delay", "apply_async")),
-        (Workflow, ("params", "item", "index", *_methods(Workflow))),
+        (Workflow, ("params", "item", "index", "previous", *_methods(Workflow))),
         (Param, ()),
         (Retry, ("delay", "allows")),
         (Default, ()),
     ),
     "In a body": (
         (Context, _methods(Context)),
+        (Fragment, ("done",)),
+        (StepResult, _methods(StepResult)),
         (Artifact, ("open", "read_bytes", "write_bytes", "read_text", "write_text", "exists")),
     ),
     "Start and watch": (
@@ -345,7 +350,8 @@ def _method(name: str, thing: Any, method: str) -> str:
 _ATTRIBUTES = {
     "Workflow.params": 'References to the run\'s parameters: `wf.params.url`, or `wf.params["odd-name"]`.',
     "Workflow.item": 'In a map, the reference to the item: `wf.item`, `wf.item["field"]`.',
-    "Workflow.index": "In a map, the reference to the item's place in the list, from 0.",
+    "Workflow.index": "In a map, the reference to the item's place in the list; in a loop, to the turn's number.",
+    "Workflow.previous": "In a loop, the reference to the result of the turn before: `wf.previous`, `wf.previous[0]`.",
     "Action.delay": "`action.delay(**inputs)`: send a plain Celery job, without a journal. See `apply_async`.",
 }
 
@@ -357,6 +363,7 @@ _SAID = {
     "Context.attempt": "1 at first; crashes count as well",
     "Context.correlation_id": "the starter's own id, or the run's",
     "Context.artifacts_root": "where artifacts live",
+    "Context.door": "the way to the run, for the engine; none where the body runs outside any run",
     "Run.workflow": "the workflow's name", "Run.key": "that it was started with", "Run.params": "with the defaults",
     "Run.correlation_id": "the starter's own id, or the run's",
     "Step.idx": "its number in the run", "Step.attempt": "claims so far", "Step.failures": "attempts that failed",

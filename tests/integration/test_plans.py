@@ -25,7 +25,9 @@ ARGUMENTS: dict[str, Any] = {
 }  # fmt: skip
 SINGLE = {"claim": {"lease": ARGUMENTS["new_lease"]}, "claim_ranked": {"lease": ARGUMENTS["new_lease"]},
           "leased": {"lease": ARGUMENTS["new_lease"]}, "take_expired": {"lease": ARGUMENTS["new_lease"]},
-          "widen": {"idx": 1}, "park": {"idx": 1, "lease": ARGUMENTS["new_lease"]}, "take_woken": {"idx": 1},
+          "widen": {"idx": 1, "inputs": "{}"}, "park": {"idx": 1, "lease": ARGUMENTS["new_lease"]},
+          "take_woken": {"idx": 1},
+          "hold": {"idx": 1, "lease": ARGUMENTS["new_lease"]},
           }  # fmt: skip
 LISTS = {"renew": {"run": [ARGUMENTS["run"]], "seconds": [30.0]}}
 
@@ -56,6 +58,7 @@ def plan(stack: Stack, name: str) -> str:
         "renew",
         "release",
         "widen",
+        "hold",
         "take_ready",
         "take_expired",
         "suspect",

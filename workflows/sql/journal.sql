@@ -99,6 +99,7 @@ SELECT idx FROM step WHERE run_id = %(run)s AND state || '' = 'running' AND leas
 --          A negative dependent (~idx) is an edge of order alone: a skip does not travel along it
 --   locked the children, locked in id order so that two statements cannot wait for each other. A locking read
 --          returns the newest version of a row, so `missing` is right even when another parent has just finished
+--   counted what is blocked is skipped at no cost; where branches meet (`join`) it may run all the same
 --   ranked the children without missing parents are free; `mine` are those that this worker goes on with: of
 --          actions that it knows to be short, most urgent first, until their expected milliseconds fill the budget
 --   fin    the run itself, counted down by the steps on which nothing depends; a fatal outcome leaves it to end_run
@@ -129,7 +130,8 @@ WITH o AS MATERIALIZED (
      WHERE won.state <> 'ready' GROUP BY 1, 2
 ), locked AS MATERIALIZED (
     SELECT s.run_id, s.idx, s.missing, s.blocked AS was_blocked, s.action, s.queue, s.priority, s.rank, s.expect,
-           need.n, need.blocked
+           need.n, need.blocked,
+           s.blocked + need.blocked > 0 AND coalesce(s.options ? 'join', false) AS joined
       FROM need JOIN step s ON s.run_id = need.run_id AND s.idx = need.idx
      WHERE s.state = 'waiting'
      ORDER BY s.idx FOR NO KEY UPDATE OF s
@@ -137,7 +139,7 @@ WITH o AS MATERIALIZED (
     SELECT locked.run_id, locked.idx, locked.n, locked.blocked, locked.priority, locked.rank,
            locked.missing = locked.n AS free,
            CASE WHEN locked.missing <> locked.n THEN NULL
-                WHEN locked.was_blocked + locked.blocked > 0 THEN 0.0
+                WHEN locked.was_blocked + locked.blocked > 0 AND NOT locked.joined THEN 0.0
                 WHEN locked.expect > %(short)s THEN NULL
                 WHEN locked.queue = %(queue)s THEN (%(ahead)s::jsonb ->> locked.action)::float8 END AS cost
       FROM locked
@@ -233,14 +235,25 @@ SELECT s.idx, s.name FROM o JOIN step s ON s.run_id = o.run_id AND s.idx = o.idx
 -- The results of neighbouring steps as one JSON list; no list where it would be larger than the limit (the
 -- texts are measured before they are joined).
 WITH r AS MATERIALIZED (
-    SELECT idx, result FROM step
+    SELECT idx, CASE WHEN state = 'failed' AND %(policy)s::text = 'collect'
+                     THEN jsonb_build_object('error', jsonb_build_object('type', error->'type', 'message', error->'message'))
+                     ELSE result END AS result
+      FROM step
      WHERE run_id = %(run)s AND idx >= %(first)s AND idx < %(first)s + %(count)s
+       AND NOT (state = 'failed' AND %(policy)s::text = 'skip')
 ), size AS MATERIALIZED (
     SELECT coalesce(sum(octet_length(result::text) + 2), 0)::bigint AS bytes FROM r
 )
 SELECT bytes, CASE WHEN bytes <= %(limit)s THEN
            (SELECT coalesce(jsonb_agg(result ORDER BY idx), '[]')::text FROM r) END
   FROM size
+
+-- name: failed
+SELECT 1 FROM step WHERE run_id = %(run)s AND idx = %(idx)s AND state = 'failed'
+
+-- name: succeeded
+SELECT count(*) FROM step
+ WHERE run_id = %(run)s AND idx >= %(first)s AND idx < %(first)s + %(count)s AND state = 'succeeded'
 
 -- name: params
 SELECT params FROM run WHERE id = %(run)s
@@ -337,13 +350,43 @@ INSERT INTO event (run_id, kind, idx, detail) VALUES (%(run)s, %(kind)s, %(idx)s
 
 -- name: grow
 -- Reserves room for more steps in a run and answers with the first free id.
-UPDATE run SET steps = steps + %(count)s WHERE id = %(run)s AND state IN ('running', 'paused')
+UPDATE run SET steps = steps + %(count)s, missing = missing + %(sinks)s
+ WHERE id = %(run)s AND state IN ('running', 'paused')
 RETURNING steps - %(count)s
 
+-- name: hold
+-- Makes what waits for a growing step wait for more steps as well. Children before the run, like `complete`, so that
+-- the two cannot wait for each other.
+WITH g AS MATERIALIZED (
+    SELECT run_id, dependents FROM step WHERE run_id = %(run)s AND idx = %(idx)s AND lease = %(lease)s
+), d AS MATERIALIZED (
+    SELECT g.run_id, CASE WHEN d < 0 THEN ~d ELSE d END AS idx FROM g, unnest(g.dependents) AS d
+), locked AS MATERIALIZED (
+    SELECT s.run_id, s.idx FROM d JOIN step s ON s.run_id = d.run_id AND s.idx = d.idx
+     ORDER BY s.idx FOR NO KEY UPDATE OF s
+), held AS (
+    UPDATE step s SET missing = s.missing + %(count)s
+      FROM locked k
+     WHERE s.run_id = k.run_id AND s.idx = k.idx
+)
+SELECT dependents FROM g
+
+-- name: find
+-- Steps by their names: a walk over the run, for whoever asks in words.
+SELECT idx, name, state, result, error, jsonb_typeof(options->'on_failure') IS NOT DISTINCT FROM 'object'
+  FROM step WHERE run_id = %(run)s AND name = ANY(%(names)s)
+
+-- name: below
+-- What a step has appended, without what that appended in turn, and without the items of its maps.
+SELECT idx, name, state, result, error, jsonb_typeof(options->'on_failure') IS NOT DISTINCT FROM 'object'
+  FROM step
+ WHERE run_id = %(run)s AND starts_with(name, %(prefix)s)
+   AND substr(name, length(%(prefix)s) + 1) ~ '^[^.[]+(\[\])?$'
+ ORDER BY idx
+
 -- name: widen
--- Makes the gathering step behind a map wait for the map's items, and tells it which they are.
-UPDATE step g SET missing = g.missing + %(count)s,
-       inputs = jsonb_build_object('first', %(first)s::int, 'count', %(count)s::int)
+-- Makes the gathering step behind a map or loop wait for the items, or the next turn, and tells it which they are.
+UPDATE step g SET missing = g.missing + %(count)s, inputs = %(inputs)s::jsonb
   FROM step m
  WHERE m.run_id = %(run)s AND m.idx = %(idx)s
    AND g.run_id = %(run)s AND g.idx = m.dependents[1] AND g.state = 'waiting'

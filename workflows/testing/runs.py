@@ -99,28 +99,6 @@ def stop_steps(store: Store, *, run: str) -> None:
             store.update("step", step, state="cancelled", lease=None, lease_until=None, finished_at=now)
 
 
-@does(SQL["grow"])
-def grow(store: Store, *, run: str, count: int) -> Rows:
-    """Makes room for more steps and answers with the first free id."""
-    row = store.get("run", run)
-    if row is None or row["state"] not in ("running", "paused"):
-        return []
-    store.update("run", row, steps=row["steps"] + count)
-    return [(row["steps"],)]
-
-
-@does(SQL["widen"])
-def widen(store: Store, *, run: str, idx: int, first: int, count: int) -> Rows:
-    """Makes the gathering step behind a map wait for the map's items."""
-    grown = store.get("step", run, idx)
-    behind = None if grown is None else store.get("step", run, grown["dependents"][0])
-    if behind is None or behind["state"] != "waiting":
-        return []
-    inputs = as_json({"first": first, "count": count})
-    store.update("step", behind, missing=behind["missing"] + count, inputs=inputs)
-    return [(behind["idx"],)]
-
-
 @does(SQL["tell"])
 def tell(store: Store, *, run: str, kind: str, idx: int | None, detail: str) -> None:
     """Writes an event."""

@@ -24,7 +24,7 @@ from ..durations import Durations
 from ..engine import Engine
 from ..keeper import Keeper, Watched
 from ..limits import Guard
-from ..records import Ready
+from ..records import Ready, Span
 from .bodies import Bodies, WorkerCrash
 from .clock import NEVER, Clock
 from .database import MemoryDatabase
@@ -128,6 +128,16 @@ class Messages(Dispatcher):
             head = (-step.priority, next(self._numbers))
             heapq.heappush(self._waiting, (*head, step.queue, step.action, run, step.idx, ranked))
         return len(steps)
+
+    def publish_spans(self, run: str, workflow: str, spans: Iterable[Span]) -> int:
+        """Announce ranges of ready steps."""
+        ready = (
+            Ready(span.first + at, f"{span.name}[{at}]", span.action, span.queue, span.priority,
+                  0.0 if span.ranked else None, span.expect, False)
+            for span in spans
+            for at in range(span.many)
+        )  # fmt: skip
+        return self.publish(run, workflow, ready)
 
     def waiting(self, queue: str) -> int:
         """How many messages a queue holds."""

@@ -309,16 +309,6 @@ def names(store: Store, *, run: str, idx: Sequence[int]) -> Rows:
     return [(step["idx"], step["name"]) for step in found if step is not None]
 
 
-@does(SQL["gather"])
-def gather(store: Store, *, run: str, first: int, count: int, limit: int) -> Rows:
-    """The results of neighbouring steps as one JSON list, where that is not too large."""
-    found = [store.get("step", run, idx) for idx in range(first, first + count)]
-    texts = [step["result"] for step in found if step is not None]
-    size = sum(len(text.encode()) + 2 for text in texts if text is not None)
-    listed = "[" + ", ".join("null" if text is None else text for text in texts) + "]"
-    return [(size, listed if size <= limit else None)]
-
-
 @does(SQL["params"])
 def params(store: Store, *, run: str) -> Rows:
     """The parameters of a run."""

@@ -186,13 +186,16 @@ def test_options_become_celery_options() -> None:
     assert step == {"step": "a", "own": True, "retry": {"attempts": 4}}
 
 
-@pytest.mark.parametrize("option", ["map", "when", "on_failure"])
+@pytest.mark.parametrize("option", ["map", "loop", "when", "join", "on_failure"])
 def test_what_needs_the_engine_is_refused(option: str) -> None:
     wf = workflow()
     if option == "map":
         wf.map("x", anything, over=[1], k=wf.item)
+    elif option == "loop":
+        wf.loop("x", anything, until="result == 1", limit=3)
     else:
-        wf.step("x", nothing, **{option: "1 == 1" if option == "when" else Default(1)})
+        value = {"when": "1 == 1", "join": "any", "on_failure": Default(1)}[option]
+        wf.step("x", nothing, after=wf.step("w", nothing), **{option: value})
 
     with pytest.raises(DefinitionError, match=f"step 'x': {option} needs the engine.*Client.start"):
         wf.canvas()

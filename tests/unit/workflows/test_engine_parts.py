@@ -100,7 +100,7 @@ def map_step(concurrency: int | None) -> Claimed:
 def test_a_map_never_has_more_items_ready_than_its_lanes(count: int, lanes: int) -> None:
     """Replay: whichever items end first, at most `lanes` are open, all run once, the gathering step sees each."""
     step = map_step(lanes)
-    rows = list(growth.rows(step, growth.items(step, {"over": list(range(count))}), 10, 1))
+    rows = list(growth.rows(step, growth.items(step, range(count)), 10, 1, count))
     missing = {row.idx: row.missing for row in rows}
     open_now = [row for row in rows if not row.missing]
     gathered = 0
@@ -131,7 +131,7 @@ def test_items_share_what_they_have_in_common_by_reference() -> None:
         [["z"], "text", ["n", ["index", []], "-", [8, []]]],
     ]
     step.options["map"] |= {"inputs": {"x": None, "y": None, "z": None}, "bindings": bindings}
-    first, second = growth.rows(step, growth.items(step, {"over": ["a", "b"]}), 10, 1)
+    first, second = growth.rows(step, growth.items(step, ["a", "b"]), 10, 1, 2)
     assert (first.inputs["x"], second.inputs["x"]) == ("a", "b")
     assert first.bindings == [[["y"], 7, ["rows"]], [["z"], "text", ["n", "0", "-", [8, []]]]]
     assert first.refs == second.refs == (7, 8)
@@ -140,7 +140,7 @@ def test_items_share_what_they_have_in_common_by_reference() -> None:
 def test_a_map_over_no_list_is_refused() -> None:
     """The message names the step."""
     with pytest.raises(InputError, match="'m'.*over: a map goes over a list, this is dict"):
-        growth.items(map_step(None), {"over": {}})
+        growth.listed(map_step(None), {"over": {}})
 
 
 def test_ids_of_runs_are_version_7_and_ordered_by_time() -> None:
