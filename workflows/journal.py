@@ -15,10 +15,10 @@ from psycopg import RawCursor
 from psycopg.rows import tuple_row
 
 from ..tasks.database import Connection, Database
-from ..tasks.errors import RunTooLarge, StateError
 from ..tasks.queries import load, numbered
 from ..tasks.settings import Settings
 from . import wire
+from .growing import Growing
 from .plan import PlannedStep
 from .ranks import CROWD, SHORT_SECONDS
 from .records import (
@@ -32,7 +32,6 @@ from .records import (
     Ready,
     Run,
     Signal,
-    StepResult,
     Told,
 )
 from .states import RUN_ENDS, RunState
@@ -53,7 +52,7 @@ class Ahead(NamedTuple):
 NOTHING_AHEAD = Ahead("", "{}", 0.0, 0)
 
 
-class Journal:
+class Journal(Growing):
     """The engine's statements on one database."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
@@ -169,25 +168,6 @@ class Journal:
         """The names of these steps by id: for messages."""
         return dict(self._rows("names", run=run, idx=list(idx)))
 
-    def gather(
-        self, run: str, first: int, count: int, limit: int, policy: str = ""
-    ) -> tuple[int, bytes | None]:
-        """The results of neighbouring steps as one JSON list with its size; None where that is over `limit`.
-
-        `policy` says what stands for a step that failed: nothing ("skip"), its error ("collect"), else its result.
-        """
-        rows = self._rows("gather", run=run, first=first, count=count, limit=limit, policy=policy)
-        size, text = rows[0]
-        return int(size), None if text is None else text.encode()
-
-    def failed(self, run: str, idx: int) -> bool:
-        """Whether a step failed."""
-        return bool(self._rows("failed", run=run, idx=idx))
-
-    def succeeded(self, run: str, first: int, count: int) -> int:
-        """How many of neighbouring steps succeeded."""
-        return int(self._rows("succeeded", run=run, first=first, count=count)[0][0])
-
     def params(self, run: str) -> dict[str, Json]:
         """The parameters of a run."""
         return cast("dict[str, Json]", self._rows("params", run=run)[0][0])
@@ -227,54 +207,11 @@ class Journal:
         parent, idx, follow, _ = rows[0]
         return None if parent is None else (str(parent), idx), follow
 
-    # --- growth
-
-    def grow(self, connection: Connection, run: str, count: int, sinks: int = 0) -> int:
-        """Reserve ids for `count` more steps, `sinks` of them final ones, inside a transaction.
-
-        Raises StateError where the run is over, RunTooLarge where it has too many steps.
-        """
-        rows = _ask(connection, "grow", run=run, count=count, sinks=sinks)
-        if not rows:
-            raise StateError(f"run {run} is over and takes no more steps")
-        first, limit = int(rows[0][0]), self._settings.run_max_steps
-        if first + count > limit:
-            raise RunTooLarge(first + count, limit)
-        return first
-
-    def hold(self, connection: Connection, run: str, step: Claimed, count: int) -> list[int]:
-        """Let what waits for a growing step wait for `count` more steps, inside a transaction; who that is.
-
-        Raises StateError where the step is no longer ours.
-        """
-        rows = _ask(connection, "hold", run=run, idx=step.idx, lease=step.lease, count=count)
-        if not rows:
-            raise StateError(f"step {step.name!r} of run {run} was ended or given to another worker")
-        return list(rows[0][0])
-
-    def widen(self, connection: Connection, run: str, idx: int, count: int, inputs: dict[str, Json]) -> int:
-        """Make the step that gathers behind `idx` wait for `count` more, inside a transaction; answers with its id.
-
-        inputs: what it has to know when its turn comes.
-        """
-        rows = _ask(connection, "widen", run=run, idx=idx, count=count, inputs=wire.dumps(inputs))
-        if not rows:
-            raise StateError(f"run {run} is over and takes no more steps")
-        return int(rows[0][0])
-
     def add(self, connection: Connection, run: str, steps: Iterable[PlannedStep], *, sent: bool) -> None:
         """Insert steps by COPY, inside a transaction: those without parents are ready at once."""
         with connection.cursor().copy(SQL["copy_steps"]) as copy:
             for block in wire.copy_rows(run, steps, sent=sent):
                 copy.write(block)
-
-    def find(self, run: str, names: Iterable[str]) -> dict[str, StepResult]:
-        """The steps of these names, with their results."""
-        return {row[1]: StepResult.from_row(row) for row in self._rows("find", run=run, names=list(names))}
-
-    def below(self, run: str, name: str) -> dict[str, StepResult]:
-        """The steps whose names begin with that of the step that appended them."""
-        return {row[1]: StepResult.from_row(row) for row in self._rows("below", run=run, prefix=f"{name}.")}
 
     # --- waiting
 
@@ -425,6 +362,9 @@ class Journal:
         self._rows("beat", name=name, detail=wire.dumps(detail))
 
     # --- one way to the database
+
+    def _within(self, connection: Connection, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
+        return _ask(connection, block, **arguments)
 
     def _rows(self, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
 
