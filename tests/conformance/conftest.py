@@ -25,7 +25,7 @@ def shared(
     with redis.Redis.from_url(servers.redis.url(REDIS_DB)) as broker:
         broker.flushdb()
     for stack in stack_of(servers, template, "conformance", REDIS_DB, tmp_path_factory.mktemp("conformance")):
-        stack.worker(concurrency=3)
+        stack.worker(concurrency=3, TRELLIS_IMPORTS="steps,growing,turning")
         stack.beat()
         yield stack
 
