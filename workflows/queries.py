@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, func, literal, select, tuple_
+from sqlalchemy import Select, func, literal, select, text, tuple_
 
 from ..tasks.database import Database
 from ..tasks.errors import NotFound
@@ -116,13 +116,14 @@ class Queries:
         return {name.removesuffix("[]"): result for name, result in rows}
 
     def approvals(self, run_id: str | None, limit: int) -> list[Approval]:
-        """Steps that wait for approval, of one run or of all."""
+        """Steps that wait for approval, of one run or of all: by name, the most urgent and the oldest first."""
         statement = (
             self._asked()
-            .where(StepRow.state == StepState.PARKED.value)
+            # The word itself and no parameter, or a generic plan would not know that the index of parked steps fits.
+            .where(text("step.state = 'parked'"))
             # A range of the index: everything that begins with the prefix (`;` comes after `:`).
             .where(StepRow.waits_for >= "approval:", StepRow.waits_for < "approval;")
-            .order_by(StepRow.waits_for, StepRow.run_id)
+            .order_by(StepRow.waits_for, StepRow.fair, StepRow.priority.desc(), StepRow.run_id, StepRow.idx)
             .limit(limit)
         )
         if run_id is not None:

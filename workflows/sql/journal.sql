@@ -311,7 +311,7 @@ RETURNING idx, name, action, queue, priority, attempt, failures, rank, expect
 -- Wakes parked steps whose time has come. Those without a timer stand in no index that this reads.
 WITH due AS (
     SELECT run_id, idx FROM step
-     WHERE state = 'parked' AND due_at < 'infinity'::timestamptz AND due_at <= clock_timestamp()
+     WHERE state = 'parked' AND due_at < 'infinity'::timestamptz AND due_at <= now()
      ORDER BY due_at LIMIT %(limit)s
      FOR UPDATE SKIP LOCKED
 )
@@ -404,11 +404,12 @@ SELECT queue FROM q WHERE queue IS NOT NULL
 
 -- name: take_ready
 -- Takes ready steps for publishing: those that nobody was told of (sent false) as soon as they are due, or
--- those whose message is older than `age` seconds (sent true).
+-- those whose message is older than `age` seconds (sent true). now() and not clock_timestamp(), which no index knows:
+-- every tick would read all that is ready.
 WITH due AS (
     SELECT run_id, idx FROM step
      WHERE state = 'ready' AND queue = %(queue)s AND sent = %(sent)s
-       AND due_at <= clock_timestamp() - interval '1 second' * %(age)s
+       AND due_at <= now() - interval '1 second' * %(age)s
      ORDER BY due_at LIMIT %(limit)s
      FOR UPDATE SKIP LOCKED
 )

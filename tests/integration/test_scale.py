@@ -1,0 +1,181 @@
+"""A journal with a long past: whatever is listed, shown, counted, ticked or moved, costs the same as in a short one.
+
+The law: no statement touches more than a few hundred pages of tables that have thousands. SCALE_RUNS=1000000 takes the
+size of the promise (a quarter of an hour); the pages are the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import steps
+from pages import Touched, watched
+from stack import Stack, stack_of
+
+from trellis.tasks.embedded import Servers
+from trellis.workflows import Client, Workflow, recovery
+from trellis.workflows.records import Outcome
+from trellis.workflows.states import RunState, StepState
+from trellis.workflows.summaries import Summaries
+
+RUNS = int(os.environ.get("SCALE_RUNS", "20000"))
+PAGES = 200  # of the tables: with 20,000 runs `step` has 2,000, with a million 100,000
+
+FILL = Path(__file__).parents[1] / "support" / "past.sql"
+
+
+@pytest.fixture(scope="module")
+def old(servers: Servers, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A journal with a past, analysed, so that the planner knows how long it is."""
+    folder: Path = tmp_path_factory.mktemp("old")
+    with redis.Redis.from_url(servers.redis.url(99)) as client:
+        client.flushdb()
+    for stack in stack_of(servers, template, "old", 99, folder):
+        with stack.connect() as connection:
+            connection.execute(FILL.read_text().replace("{runs}", str(RUNS)).encode())
+            connection.execute("VACUUM ANALYZE")
+        yield stack
+
+
+def judge(touched: list[Touched]) -> None:
+    """No statement reads a table that has grown as a whole, nor much of one in whatever way."""
+    assert touched, "nothing was asked"
+    bad = [
+        each for each in touched if each.pages > PAGES or any(rows > 100 for rows in each.scanned.values())
+    ]
+    assert not bad, "\n".join(f"{each.pages} pages, scans {each.scanned}: {each.statement}" for each in bad)
+
+
+def one(stack: Stack, state: str) -> str:
+    """The id of a run in the middle of the past."""
+    rows = stack.rows(f"SELECT id FROM run WHERE state = '{state}' ORDER BY id OFFSET {RUNS // 500} LIMIT 1")
+    return str(rows[0][0])
+
+
+def middle(stack: Stack) -> str:
+    return str(stack.rows(f"SELECT id FROM run ORDER BY id OFFSET {RUNS // 2} LIMIT 1")[0][0])
+
+
+LISTS: dict[str, Callable[[Client, str], object]] = {
+    "all": lambda client, at: client.list(),
+    "page": lambda client, at: client.list(before=at),
+    "workflow": lambda client, at: client.list("past3"),
+    "workflow, page": lambda client, at: client.list("past3", before=at),
+    "state": lambda client, at: client.list(state="running"),
+    "state, page": lambda client, at: client.list(state="cancelled", before=at),
+    "workflow and state": lambda client, at: client.list("past8", state="running"),
+    "workflow and a state that it never has": lambda client, at: client.list("past3", state="running"),
+    "no such workflow": lambda client, at: client.list("nobody", state="failed"),
+    "dead letters": lambda client, at: client.dead_letters(),
+    "dead letters of a workflow": lambda client, at: client.dead_letters("past4"),
+    "dead letters of another": lambda client, at: client.dead_letters("nobody"),
+    "approvals": lambda client, at: client.approvals(limit=20),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_costs_its_page(old: Stack, name: str) -> None:
+    """Whatever it is filtered by."""
+    at = middle(old)
+    with watched() as touched:
+        LISTS[name](old.client, at)
+    judge(touched)
+
+
+@pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled", "running", "pending"])
+def test_a_run_costs_itself_to_look_at(old: Stack, state: str) -> None:
+    """Its steps, results, events, counts; what the commands show of it; why it does not move."""
+    run = one(old, state)
+    client, summaries = old.client, Summaries(old.client.database)
+    with watched() as touched:
+        for ask in (
+            client.get,
+            client.steps,
+            client.progress,
+            client.events,
+            client.definition,
+            client.linked,
+        ):
+            ask(run)
+        client.why(run)
+        client.approvals(run)
+        client.dead_letters_of(run)
+        if state == "succeeded":
+            client.result(run)
+            client.result(run, "s1")
+        summaries.find(run[:13])
+        summaries.age(run)
+        summaries.nodes(run, 20)
+        summaries.running(run, 20)
+        summaries.incidents(run, 20)
+        summaries.incidents(run, 20, kind="step.failed")
+        summaries.endings(run, 5, 100)
+        summaries.states(run)
+        summaries.needs(run, 20)
+    judge(touched)
+
+
+def test_what_a_screen_begins_with_costs_little(old: Stack) -> None:
+    """The names of the workflows, the last tick, the means of the actions, the newest definition."""
+    summaries = Summaries(old.client.database)
+    with watched() as touched:
+        summaries.workflows()
+        summaries.silence()
+        old.engine.journal.durations()
+        old.client._queries.latest_definition("past3")
+    judge(touched)
+
+
+def test_a_tick_costs_what_is_due(old: Stack) -> None:
+    """Nothing is, here: thousands of ready, running and parked steps lie in wait."""
+    recovery.tick(old.engine)
+    with watched() as touched:
+        recovery.tick(old.engine)
+    judge(touched)
+
+
+def test_a_new_run_costs_itself(old: Stack) -> None:
+    """Accepting, claiming, completing, signalling, cancelling."""
+    wf = Workflow("new", register=False)
+    first = wf.step("first", steps.noop, expect=1)
+    wf.step("second", steps.noop, after=[first], expect=2)
+    wf.step("other", steps.noop, expect=4)
+    with watched() as touched:
+        run = old.client.start(wf, key="one").id
+        old.engine.run_bundle("noop", run, [0])
+        old.engine.run_bundle("noop", run, [1], old.settings.default_queue)
+        old.engine.run_bundle("noop", run, [2], old.settings.default_queue)
+        assert old.client.get(run).state is RunState.SUCCEEDED
+        other = old.client.start(wf).id
+        claimed = old.engine.journal.claim(other, [0], "w")[0][0]
+        late = Outcome(claimed.idx, "01a1f80c-cf3a-7686-8674-c566556c6650", StepState.SUCCEEDED)
+        old.engine.journal.complete(other, [late])
+        old.engine.journal.release(other, [claimed])
+        old.client.cancel(other)
+    judge(touched)
+
+
+def test_an_old_run_costs_itself_to_move(old: Stack) -> None:
+    """A signal, a retry, a discarded dead letter, a cancel."""
+    running, failed, another = one(old, "running"), one(old, "failed"), old.client.list(state="failed")[0].id
+    with watched() as touched:
+        old.client.signal(running, "go", 1)
+        old.client.retry(failed)
+        old.client.discard(another)
+        old.client.cancel(running)
+    judge(touched)
+
+
+def test_pages_tell_a_scan_from_a_look(old: Stack) -> None:
+    """The measure itself: a count of all steps is refused, and so is a walk along an index to the end."""
+    with watched() as touched, old.engine.database.connection() as connection:
+        connection.execute("SELECT count(*) FROM step WHERE name = 'nobody'")
+        connection.execute("SELECT id FROM run WHERE correlation_id = 'nobody' ORDER BY id LIMIT 1")
+        connection.execute("SELECT id FROM run ORDER BY id LIMIT 1")
+    assert [each.pages > PAGES for each in touched] == [True, True, False]
+    with pytest.raises(AssertionError, match="pages"):
+        judge(touched)

@@ -1,0 +1,97 @@
+"""How many pages of the database each statement of this process touches, as Postgres itself counts them.
+
+The law: a statement is explained before it runs, behind a savepoint that is undone, under the generic plan that
+the engine's connections use, and then runs as if nobody had looked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import psycopg
+from psycopg import pq, sql
+from psycopg.adapt import Transformer
+
+_VERBS = (b"SELECT", b"WITH", b"UPDATE", b"INSERT", b"DELETE")
+_numbers = itertools.count()
+
+
+class Touched(NamedTuple):
+    """What one statement did."""
+
+    statement: str
+    pages: int  # read or found in the cache, by all of its parts
+    scanned: dict[str, int]  # tables that were read from the first row to the last, with the rows found there
+
+
+@contextmanager
+def watched() -> Iterator[list[Touched]]:
+    """Yields a list that fills with what the statements of the block touch."""
+    found: list[Touched] = []
+    execute = psycopg.Cursor.execute
+
+    def looked_at(self: Any, query: Any, params: Any = None, **more: Any) -> Any:
+        text = query if isinstance(query, bytes) else str(query).encode()
+        if text.lstrip().upper().startswith(_VERBS):
+            found.append(_explained(self, text, params))
+        return execute(self, query, params, **more)
+
+    with patch.object(psycopg.Cursor, "execute", looked_at):
+        yield found
+
+
+def _explained(cursor: Any, text: bytes, params: Any) -> Touched:
+    connection = cursor.connection
+    made = cursor._query_cls(Transformer(connection))
+    made.convert(text, params or None)
+    named = isinstance(params, dict)
+    values: Sequence[Any] = [params[key] for key in made._order or ()] if named else list(params or ())
+    name = sql.Identifier(f"looked_{next(_numbers)}")
+    types = sql.SQL(", ").join(sql.SQL(_type(connection, oid)) for oid in made.types)
+    given = sql.SQL(", ").join(map(sql.Literal, values))
+
+    def run(command: sql.Composable, more: bytes = b"") -> Any:
+        result = connection.pgconn.exec_(command.as_bytes(connection) + more)
+        fine = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
+        assert result.status in fine, (result.error_message, text, values)
+        return result
+
+    with connection.transaction(force_rollback=True):
+        run(
+            sql.SQL("PREPARE {} {} AS ").format(
+                name, sql.SQL("({})").format(types) if values else sql.SQL("")
+            ),
+            made.query,
+        )
+        call = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) EXECUTE {} {}")
+        shown = run(call.format(name, sql.SQL("({})").format(given) if values else sql.SQL("")))
+    plan = json.loads(shown.get_value(0, 0))[0]["Plan"]
+    scanned: dict[str, int] = {}
+    for node in _nodes(plan):
+        if node["Node Type"] == "Seq Scan":
+            rows = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+            scanned[node["Relation Name"]] = int(rows * node["Actual Loops"])
+    return Touched(text.decode(), plan["Shared Hit Blocks"] + plan["Shared Read Blocks"], scanned)
+
+
+def _in_brackets(items: sql.Composable, values: Sequence[Any]) -> sql.Composable:
+    return sql.SQL("({})").format(items) if values else sql.SQL("")
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from _nodes(below)
+
+
+def _type(connection: Any, oid: int) -> str:
+    if oid == 0:
+        return "unknown"
+    found = connection.adapters.types.get(oid)
+    assert found is not None, oid
+    return found.regtype + ("[]" if found.array_oid == oid and not found.regtype.endswith("[]") else "")
