@@ -260,3 +260,24 @@ def fails_on(value: Any, bad: Any) -> Any:
 def parses(text: str) -> Any:
     """The value of a JSON text, as Python reads it."""
     return json.loads(text)
+
+
+@action(name="play")
+def play(ledger: str, ctx: Context, own: int, parts: list[Any], fails: int = 0) -> int:
+    """A sum of numbers, lists of them, and 1 for all else; its first attempts fail."""
+    record(ledger, ctx)
+    if ctx.attempt <= fails:
+        raise ValueError(f"attempt {ctx.attempt}")
+
+    def number(value: Any) -> int:
+        if isinstance(value, list):
+            return sum(map(number, value))
+        return value if isinstance(value, int) else 1
+
+    return (own + number(parts)) % 1009
+
+
+@action(name="listed")
+def listed(n: Any) -> list[dict[str, int]]:
+    """As many items as the number divided by 5 leaves."""
+    return [{"own": place, "fails": 0} for place in range(n % 5)]
