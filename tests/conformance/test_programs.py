@@ -1,6 +1,6 @@
 """Random programs come to what a model says, on the engine with its workers and in-process.
 
-`pytest tests/conformance/test_programs.py` runs 80 programs; with PROGRAMS=1000 SEED=7 before it, others. A
+`pytest tests/conformance/test_programs.py` runs 150 programs; with PROGRAMS=1000 SEED=7 before it, others. A
 failure names its seed and shows the smallest program found that fails as well.
 """
 
@@ -21,7 +21,7 @@ from sides import Side
 from trellis.tasks.errors import StateError
 from trellis.workflows import Run, RunState
 
-PROGRAMS = int(os.environ.get("PROGRAMS", "80"))
+PROGRAMS = int(os.environ.get("PROGRAMS", "150"))
 SEED = int(os.environ.get("SEED", "1"))
 STATES = {"lost": "failed", "fatal": "failed", "open": "cancelled", "never": "cancelled"}
 TRIES = 60  # runs that may be spent on making a failing program smaller
@@ -156,7 +156,7 @@ def smallest(side: Side, program: Program, problems: list[str], folder: Path) ->
 
 def test_the_programs_have_something_of_everything() -> None:
     """Else the test above would prove less than it says."""
-    programs = [draw(seed) for seed in range(1, 81)]
+    programs = [draw(seed) for seed in range(1, 151)]
     kinds = Counter(step.kind for program in programs for step in program.steps)
     assert all(kinds[kind] >= 10 for kind in ("play", "map", "list", "signal", "nap", "child"))
     ends = Counter(end.state for program in programs for end in expected(program).values())

@@ -118,8 +118,9 @@ def _draw_step(rng: Random, name: str, made: list[Step]) -> None:
         made.append(Step(f"{name}list", "list", data=(rng.choice(numbers),)))
         step = replace(step, over=f"{name}list", lanes=rng.choice((None, 2)))
     elif kind == "map":
-        step = _troubled(rng, step, (None, "skip", 3))
-        items = [(rng.randrange(50), rng.choice((0, 0, 0, 0, step.fails))) for _ in range(rng.randint(0, 6))]
+        step = _troubled(rng, step, (None, "skip", "skip", 3))
+        troubles = (0, 0, 0, 0, step.fails, 0 if step.policy is None else 9)
+        items = [(rng.randrange(50), rng.choice(troubles)) for _ in range(rng.randint(0, 6))]
         step = replace(step, items=tuple(items), lanes=rng.choice((None, None, 1, 2)))
     else:
         step = _troubled(rng, step, (None, "skip", 3, 4))

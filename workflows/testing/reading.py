@@ -68,20 +68,38 @@ def rows(store: Store, statement: Select[*tuple[Any, ...]]) -> Sequence[Any]:
 def _places(store: Store, statement: Any) -> Iterator[Place]:
     """Every combination of rows that the statement's tables have."""
     found: list[Place] = [{_MOMENT: {"now": store.clock.time}}]
+    equal = list(_equalities(statement.whereclause))
     for each in statement.get_final_froms():
-        found = [{**before, **more} for before in found for more in _from(store, each)]
+        found = [{**before, **more} for before in found for more in _from(store, each, equal)]
     return iter(found)
 
 
-def _from(store: Store, each: Any) -> list[Place]:
+def _from(store: Store, each: Any, equal: list[tuple[str, str, Any]]) -> list[Place]:
+    named = {name: value for table, name, value in equal if table == getattr(each, "name", None)}
     if each.__visit_name__ == "table":
-        return [{each.name: row} for row in store.all(each.name)]
+        return [{each.name: row} for row in store.where(each.name, **named)]
     if each.__visit_name__ == "alias" and each.element.__visit_name__ == "table":
-        return [{each.name: row} for row in store.all(each.element.name)]
+        return [{each.name: row} for row in store.where(each.element.name, **named)]
     if each.__visit_name__ == "join" and not each.isouter:
-        pairs = ({**left, **right} for left in _from(store, each.left) for right in _from(store, each.right))
+        left, right = _from(store, each.left, equal), _from(store, each.right, equal)
+        pairs = ({**one, **other} for one in left for other in right)
         return [place for place in pairs if _holds(each.onclause, place)]
     raise NotInProcess(f"reading from {each}")
+
+
+def _equalities(condition: Any) -> Iterator[tuple[str, str, Any]]:
+    """What the rows have to equal in any case (table, column, value): they need not be looked at one by one."""
+    if condition is None:
+        return
+    kind = condition.__visit_name__
+    if kind in ("clauselist", "expression_clauselist") and condition.operator is operators.and_:
+        for each in condition.clauses:
+            yield from _equalities(each)
+    elif kind == "binary" and condition.operator is operators.eq:
+        left, right = condition.left, condition.right
+        plain = left.__visit_name__ == "column" and not isinstance(left.type, JSONB)
+        if plain and right.__visit_name__ == "bindparam":
+            yield left.table.name, left.name, _bound(right, {})
 
 
 def _holds(condition: Any, place: Place) -> bool:

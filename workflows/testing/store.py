@@ -70,82 +70,142 @@ def _default(column: Column[Any], clock: Clock) -> Callable[[], Any]:
 # What the migrations let happen with a change of a row, by table: called with the row before and after it.
 TRIGGERS: dict[str, list[Callable[[Store, Row, Row], None]]] = defaultdict(list)
 
+# Columns by which rows are looked for, the best first: a run's rows are few among those of a hundred runs.
+_INDEXES = {
+    "run": ("id", "workflow", "parent_run", "origin", "state"),
+    "step": ("run_id", "state"),
+    **dict.fromkeys(("event", "signal", "dead_letter", "run_tag"), ("run_id",)),
+}
+
 
 class Store:
     """All tables."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        tables = StepRow.metadata.tables.values()
-        self._tables: dict[str, Table] = {table.name: table for table in tables}
-        self._defaults = {
-            table.name: {column.name: _default(column, clock) for column in table.columns} for table in tables
-        }
-        self._keys = {table.name: [column.name for column in table.primary_key] for table in tables}
-        self._rows: dict[str, dict[Key, Row]] = {table.name: {} for table in tables}
+        self._tables = {table.name: _Rows(table, clock) for table in StepRow.metadata.tables.values()}
+        self._undo: list[tuple[_Rows, Key, Row | None]] = []
+        self._depth = 0
 
     def insert(self, table: str, **values: Any) -> Row | None:
         """A new row, the columns left out as their defaults say; None where its key is taken."""
-        row = {name: default() for name, default in self._defaults[table].items() if name not in values}
-        row = self._checked(table, {**row, **values})
-        key = tuple(row[name] for name in self._keys[table])
-        if key in self._rows[table]:
+        rows = self._tables[table]
+        row = rows.checked({**rows.missing(values), **values})
+        key = rows.key(row)
+        if key in rows.rows:
             return None
-        self._rows[table][key] = row
+        self._put(rows, key, row)
         return row
 
     def update(self, table: str, row: Row, **changes: Any) -> Row:
-        """The row with changes, in its place."""
-        changed = self._checked(table, {**row, **changes})
-        self._rows[table][tuple(row[name] for name in self._keys[table])] = changed
+        """The row as it is now, with changes."""
+        rows = self._tables[table]
+        key = rows.key(row)
+        before = rows.rows[key]
+        changed = rows.checked({**before, **changes})
+        self._put(rows, key, changed)
         for trigger in TRIGGERS.get(table, ()):
-            trigger(self, row, changed)
+            trigger(self, before, changed)
         return changed
 
     def delete(self, table: str, row: Row) -> None:
         """Take a row away, if it is still there."""
-        self._rows[table].pop(tuple(row[name] for name in self._keys[table]), None)
+        rows = self._tables[table]
+        self._put(rows, rows.key(row), None)
 
     def get(self, table: str, *key: Any) -> Row | None:
         """The row under a primary key."""
-        return self._rows[table].get(key)
+        return self._tables[table].rows.get(key)
 
     def all(self, table: str) -> list[Row]:
         """All rows, the oldest first."""
-        return list(self._rows[table].values())
+        return list(self._tables[table].rows.values())
 
     def where(self, table: str, **equal: Any) -> list[Row]:
         """The rows in which these columns have these values."""
-        wanted = equal.items()
-        return [
-            row for row in self._rows[table].values() if all(row[name] == value for name, value in wanted)
-        ]
+        return self._tables[table].where(equal)
 
     def moments(self) -> Iterator[datetime]:
         """Every point in time that any row names."""
-        for table, rows in self._rows.items():
-            names = [
-                column.name for column in self._tables[table].columns if isinstance(column.type, DateTime)
-            ]
-            for row in rows.values():
-                yield from (row[name] for name in names if row[name] is not None)
+        for table in self._tables.values():
+            for row in table.rows.values():
+                yield from (row[name] for name in table.moments if row[name] is not None)
 
     def columns(self, table: str) -> Table:
         """What a table looks like."""
-        return self._tables[table]
+        return self._tables[table].table
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All that is changed inside, or nothing where it ends in an error."""
-        before = {name: dict(rows) for name, rows in self._rows.items()}
+        mark = len(self._undo)
+        self._depth += 1
         try:
             yield
         except BaseException:
-            self._rows = before
+            while len(self._undo) > mark:
+                rows, key, before = self._undo.pop()
+                rows.put(key, before)
             raise
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._undo.clear()
 
-    def _checked(self, table: str, row: Row) -> Row:
-        strange = row.keys() - self._defaults[table].keys()
+    def _put(self, rows: _Rows, key: Key, row: Row | None) -> None:
+        before = rows.put(key, row)
+        if self._depth:
+            self._undo.append((rows, key, before))
+
+
+class _Rows:
+    """The rows of one table, by primary key and by what they are looked for."""
+
+    def __init__(self, table: Table, clock: Clock) -> None:
+        self.table = table
+        self.rows: dict[Key, Row] = {}
+        self.moments = [column.name for column in table.columns if isinstance(column.type, DateTime)]
+        self._defaults = {column.name: _default(column, clock) for column in table.columns}
+        self._key = [column.name for column in table.primary_key]
+        self._indexes: dict[str, dict[Any, dict[Key, Row]]] = {
+            name: defaultdict(dict) for name in _INDEXES.get(table.name, ())
+        }
+
+    def key(self, row: Row) -> Key:
+        """The primary key of a row."""
+        return tuple(row[name] for name in self._key)
+
+    def missing(self, values: Row) -> Row:
+        """The columns that an insert does not name."""
+        return {name: default() for name, default in self._defaults.items() if name not in values}
+
+    def checked(self, row: Row) -> Row:
+        """The row, if the table has all its columns."""
+        strange = row.keys() - self._defaults.keys()
         if strange:
-            raise KeyError(f"table {table} has no column {sorted(strange)[0]}")
+            raise KeyError(f"table {self.table.name} has no column {sorted(strange)[0]}")
         return row
+
+    def put(self, key: Key, row: Row | None) -> Row | None:
+        """Replace a row, or take it away; answers with the one before."""
+        before = self.rows.get(key)
+        if row is None:
+            self.rows.pop(key, None)
+        else:
+            self.rows[key] = row
+        for name, index in self._indexes.items():
+            if before is not None and (row is None or row[name] != before[name]):
+                index[before[name]].pop(key, None)
+            if row is not None:
+                index[row[name]][key] = row
+        return before
+
+    def where(self, equal: Row) -> list[Row]:
+        """The rows in which these columns have these values."""
+        among = self.rows
+        for name, index in self._indexes.items():
+            if name in equal:
+                among = index.get(equal[name], {})
+                break
+        wanted = equal.items()
+        return [row for row in among.values() if all(row[name] == value for name, value in wanted)]
