@@ -27,10 +27,3 @@ def test_a_counterpart_takes_what_its_statement_takes(name: str) -> None:
     open_end = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken)
     named = {each.name for each in taken if each.kind is inspect.Parameter.KEYWORD_ONLY}
     assert named == set(parameters(text)) or (open_end and named < set(parameters(text)))
-
-
-def test_every_statement_of_the_journal_has_a_counterpart() -> None:
-    """Those of people's control may lack one: then their verb is refused with NotInProcess."""
-    lacking = [name for name, text in FILES["journal.sql"].items()
-               if text not in statements.STATEMENTS and text not in statements.COPY]  # fmt: skip
-    assert lacking == []

@@ -83,3 +83,9 @@ def beat(store: Store, *, name: str, detail: str) -> None:
         store.insert("heartbeat", name=name, at=store.clock.now(), detail=jsonb(detail))
     else:
         store.update("heartbeat", row, at=store.clock.now(), detail=jsonb(detail))
+
+
+@does(SQL["clock"])
+def clock(store: Store) -> Rows:
+    """What time it is, in seconds since 1970."""
+    return [(store.clock.now().timestamp(),)]
