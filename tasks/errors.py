@@ -20,6 +20,9 @@ a program never has to read a message. Whatever a user can meet derives from `Tr
     │   ├── OutputError             an action returned what it does not declare, or what JSON cannot hold
     │   ├── StepTimeout             a step ran longer than its limit
     │   ├── LoopLimit               a loop took all the turns that it may, and its condition does not hold
+    │   ├── QueueTimeout            no worker took a ready step in time
+    │   ├── HeartbeatTimeout        a body was silent for longer than its step allows
+    │   ├── DeadlineExceeded        a run was not over at its deadline
     │   ├── WorkerLost              a step's worker vanished without a word
     │   ├── WaitExpired             what a step waited for did not come in time
     │   ├── ApprovalRejected        somebody who may approve said no
@@ -191,6 +194,33 @@ class LoopLimit(ExecutionError):
             f"after {limit} {'turn' if limit == 1 else 'turns'} of loop {step!r}, {until!r} is still not true: raise "
             'limit=, or let on_limit="stop" take the last result'
         )
+
+
+class QueueTimeout(ExecutionError):
+    """No worker took a ready step within its `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(
+            f"no worker took the step within its queue_timeout of {seconds:g} s: start more workers for its queue, or "
+            "allow it more time"
+        )
+
+
+class HeartbeatTimeout(ExecutionError):
+    """A body did not call `ctx.heartbeat()` for its `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"the body was silent for longer than its heartbeat of {seconds:g} s")
+
+
+class DeadlineExceeded(ExecutionError):
+    """A run was not over when its `seconds` had passed."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"the run was not over at its deadline, {seconds:g} s after its start")
 
 
 class WorkerLost(ExecutionError):

@@ -101,6 +101,13 @@ class Settings(BaseSettings):
         "before priorities and other runs have their turn.",
     )
 
+    fair_window: int = Field(
+        100,
+        ge=1,
+        description="Steps of tenants that a queue holds at once; behind them the tenants take turns. As many as keep "
+        "the queue's workers busy for a second or two: a step of a tenant waits for no more than these.",
+    )
+
     # --- sizes and limits
     value_max_bytes: int = Field(
         1_048_576,

@@ -26,7 +26,7 @@ from .records import (
     Step,
     StepResult,
 )
-from .spec import Default
+from .spec import Default, Rate
 from .states import RunState, StepState
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "Fragment",
     "Param",
     "Progress",
+    "Rate",
     "Reason",
     "Retry",
     "Run",

@@ -46,10 +46,18 @@ class AsyncClient(AsyncVerbs):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        tenant: str | None = None,
+        deadline: float | None = None,
     ) -> Run:
         """See `Client.start`. A transaction of the caller's cannot be joined across threads."""
         return await asyncio.to_thread(
-            self.sync.start, workflow, params, key=key, correlation_id=correlation_id
+            self.sync.start,
+            workflow,
+            params,
+            key=key,
+            correlation_id=correlation_id,
+            tenant=tenant,
+            deadline=deadline,
         )
 
     async def cancel(self, run: Run | str) -> bool:

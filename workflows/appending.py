@@ -132,7 +132,8 @@ class Appending:
             rows.extend(self._plan(part.spec, place).steps)
         here.journal.add(connection, here.run, rows, sent=True)
         here.journal.tell(connection, here.run, "step.appended", step.idx, {"steps": len(self._names)})
-        self.ready = [row.ready for row in rows if not row.missing]
+        # Those with limits in front of them are let in by the next tick.
+        self.ready = [row.ready for row in rows if not row.missing and row.waits_for is None]
 
     # --- parts
 

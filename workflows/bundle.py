@@ -18,10 +18,11 @@ import psycopg
 import structlog
 
 from ..tasks.database import Connection
-from ..tasks.errors import CommunicationError, InputError, RunTooLarge, StateError, StepTimeout
+from ..tasks.errors import CommunicationError, ExecutionError, InputError, RunTooLarge, StateError
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
 from . import ending, growth, plan, wire
+from .admission import Admission
 from .appending import Appending
 from .context import Context
 from .dispatch import Dispatcher
@@ -49,6 +50,7 @@ class Parts(Protocol):
     journal: Journal
     durations: Durations
     dispatcher: Dispatcher
+    admission: Admission
     keeper: Keeper
     actions: Actions
 
@@ -83,6 +85,7 @@ class Bundle:
         self._results: dict[int | str, Json] = {}
         self._raw: dict[int, bytes] = {}  # results of this bundle that nobody has read yet
         self._params: dict[str, Json] | None = None
+        self._limited: dict[int, dict[str, Json]] = {}  # the options of steps with limits
         self.current: Held | None = None
 
     def run(self) -> None:
@@ -192,7 +195,7 @@ class Bundle:
             self._parts.dispatcher.publish(self._run, self._workflow, ready)
         self._flush(ahead=False)
 
-    def give_up(self, held: Held, reason: StepTimeout) -> None:
+    def give_up(self, held: Held, reason: ExecutionError) -> None:
         """Record the step at hand as failed: its process is about to be killed."""
         self._record([failed(held.step, reason, held.began)], None)
 
@@ -231,6 +234,8 @@ class Bundle:
 
     def _one(self, step: Claimed, info: ActionInfo | None) -> Outcome | None:
         """The outcome of one step; None where the step is no longer ours, or was recorded on the way."""
+        if step.options is not None and ("gates" in step.options or "rate" in step.options):
+            self._limited[step.idx] = step.options
         if blocked(step):
             return skipped(step)
         if not self._ours(step):
@@ -256,6 +261,8 @@ class Bundle:
         return self._execute(step, info, inputs)
 
     def _execute(self, step: Claimed, info: ActionInfo, inputs: Mapping[str, Json]) -> Outcome | None:
+        if self._is_early(step):
+            return None
         watch = self._parts.guard()
         settings = self._parts.settings
         held = Held(self._run, step, timeout_of(step, settings), watch)
@@ -305,6 +312,22 @@ class Bundle:
             return failed(step, error, outcome.ended - outcome.ran)
         return None
 
+    def _is_early(self, step: Claimed) -> bool:
+        """Whether a rate does not let this body begin yet: then the step is parked until it does.
+
+        A moment is waited for here: those that come late at once would else begin at once.
+        """
+        rate = (step.options or {}).get("rate")
+        if rate is None or (step.wait or {}).get("slot") == step.attempt:  # it waited for this attempt's slot
+            return False
+        seconds = self._parts.admission.pace(rate)
+        if seconds > self._parts.admission.patience:
+            note = {"slot": step.attempt}
+            self._parts.journal.park(self._run, Parked(step.idx, step.lease, "slot", note, seconds))
+            return True
+        time.sleep(seconds)
+        return False
+
     def _native(self, native: Native, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
         """A kind of step that the engine runs itself: it may grow the run, or wait."""
         parts, here = self._parts, self._here()
@@ -319,6 +342,7 @@ class Bundle:
             parts.journal.park(self._run, answer)
             return None
         self._announce(answer.completed)
+        self._leave([step.idx], answer.completed)
         parts.dispatcher.publish(self._run, self._workflow, answer.ready)
         parts.dispatcher.publish_spans(self._run, self._workflow, answer.spans)
         return None
@@ -329,6 +353,7 @@ class Bundle:
             parts.settings,
             parts.journal,
             parts.dispatcher,
+            parts.admission,
             parts.actions,
             parts.worker,
             self._run,
@@ -413,6 +438,9 @@ class Bundle:
         if wish is not None:
             completed = completed._replace(free=self._kept_back(completed.free))
         self._announce(completed)
+        if self._limited or completed.gates:
+            over = [outcome.idx for outcome in outcomes if outcome.state is not StepState.READY]
+            self._leave([idx for idx in over if idx in completed.won], completed)
         self._fetch(completed.mine)
         return kept and not late
 
@@ -421,6 +449,13 @@ class Bundle:
             self._parts.dispatcher.publish(self._run, self._workflow, completed.free)
         if completed.closed:
             ending.announce(self._parts.journal, self._parts.dispatcher, self._run)
+
+    def _leave(self, over: list[int], completed: Completed) -> None:
+        """Give up the places of steps that are over, and ask for whoever waits for a place."""
+        if self._limited or completed.gates:
+            self._parts.admission.left(
+                self._run, [(idx, self._limited.pop(idx, None)) for idx in over], completed
+            )
 
     def _ahead(self) -> Ahead | None:
         settings = self._parts.settings

@@ -26,6 +26,11 @@ from .plan import PlannedStep
 from .registry import Catalogue
 from .spec import WorkflowSpec
 
+_STEP_OPTIONS = (
+    "map", "loop", "when", "join", "on_failure", "concurrency_key", "rate", "queue_timeout", "heartbeat",
+)  # fmt: skip
+_RUN_OPTIONS = ("concurrency_key", "max_parallel", "fair_key", "deadline")
+
 STEP = "trellis_canvas"  # the keyword by which an action knows that it runs in a canvas
 
 Branch = list[str]  # steps one after the other
@@ -111,16 +116,17 @@ def _refuse_durable(spec: WorkflowSpec) -> None:
                 workflow=spec.name,
                 step=name,
             )
+    for option in _RUN_OPTIONS:
+        if getattr(spec, option) is not None:
+            raise DefinitionError(
+                f"{option} needs the engine, a Celery canvas has nothing like it: start the workflow "
+                f"with Client.start, or leave {option} out",
+                workflow=spec.name,
+            )
     for name, step in spec.steps.items():
-        join = None if step.join == "all" else step.join
-        for option, value in (
-            ("map", step.map),
-            ("loop", step.loop),
-            ("when", step.when),
-            ("join", join),
-            ("on_failure", step.on_failure),
-        ):
-            if value is not None:
+        for option in _STEP_OPTIONS:
+            value = getattr(step, option)
+            if value is not None and (option, value) != ("join", "all"):
                 raise DefinitionError(
                     f"{option} needs the engine, a Celery canvas has nothing like it: start the workflow "
                     f"with Client.start, or leave {option} out",

@@ -41,6 +41,7 @@ def child(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
 
     here.journal.decide(here.run, begin)
     here.dispatcher.publish(prepared.run, prepared.workflow, prepared.ready)
+    here.admission.admit(prepared.lines)
     return None
 
 

@@ -22,6 +22,7 @@ from ..tasks.database import Connection, Database
 from ..tasks.errors import ConfigurationError, NotFinished, RunCancelled, RunFailed, WaitTimeout
 from ..tasks.settings import Settings, current
 from . import ending, launch
+from .admission import Admission
 from .answers import Answers
 from .definition import Workflow
 from .dispatch import Dispatcher
@@ -63,6 +64,7 @@ class Client(Verbs, Answers, Diagnosis):
         self._journal = Journal(self.database, self.settings)
         self._durations = Durations(self._journal)
         self._dispatcher = self._make_dispatcher()
+        self._admission = Admission(self.database, self._dispatcher, self.settings)
         self._listener = Listener(self.database.url)
         self._queries = Queries(self.database)
 
@@ -97,6 +99,8 @@ class Client(Verbs, Answers, Diagnosis):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        tenant: str | None = None,
+        deadline: float | None = None,
         connection: Joinable | None = None,
     ) -> Run:
         """Accept a run.
@@ -104,18 +108,23 @@ class Client(Verbs, Answers, Diagnosis):
         workflow: a Workflow, a definition, or the name of one that this process or the journal knows.
         key: the same workflow and key give the same run back, whatever the parameters.
         correlation_id: an id of yours that every log line of the run carries; the run's id without it.
+        tenant: whose run it is: tenants on a queue take turns. The workflow's `fair_key` says it without this.
+        deadline: seconds from now at which the run fails with `DeadlineExceeded` if it is not over; the workflow's own
+            without it. A child run has no more than what is left of its parent's.
         connection: a psycopg connection, SQLAlchemy connection or Session whose transaction the run joins: rolled
             back, it never was; committed, it starts with the next tick (within 2 s).
 
         Raises NotFound, DefinitionError, ParameterError, ValueTooLarge, CommunicationError; then nothing was written.
         """
         found = launch.resolve(workflow, self._queries)
+        given = {"tenant": tenant, "deadline": deadline}
         prepared = launch.prepare(
             found,
             params,
             self.settings,
             key=key,
             correlation_id=correlation_id,
+            columns={name: value for name, value in given.items() if value is not None},
             means=self._durations.mean_ms if connection is not None else self._measured,
         )
         if connection is not None:
@@ -133,6 +142,7 @@ class Client(Verbs, Answers, Diagnosis):
         run = self.database.again(accept)
         if run.id == prepared.run and dispatcher is not None:
             dispatcher.publish(prepared.run, prepared.workflow, prepared.ready)
+            self._admission.admit(prepared.lines)
         return run
 
     def _measured(self, action: str) -> float | None:

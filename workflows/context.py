@@ -7,6 +7,7 @@ methods say, and everything that it records goes through the step's lease.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -56,6 +57,7 @@ class Context:
     door: Door | None = field(default=None, repr=False)
     _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
     _progress: bytes | None = field(default=None, repr=False)
+    _beaten: float = field(default_factory=time.monotonic, repr=False)
 
     @property
     def idempotency_key(self) -> str:
@@ -78,6 +80,7 @@ class Context:
         Raises ValueError for a progress that is too large, and StepCancelled where the step is no longer ours:
         let that pass, after tidying up.
         """
+        self._beaten = time.monotonic()
         if self._cancelled.is_set():
             raise StepCancelled(f"step {self.step!r} was cancelled or given to another worker")
         if progress is not None:
@@ -87,6 +90,11 @@ class Context:
                     f"progress is a short JSON value, at most {PROGRESS_MAX_BYTES:,} bytes and without NUL"
                 )
             self._progress = data
+
+    @property
+    def beaten(self) -> float:
+        """When the body last said that it is alive, as time.monotonic() (for the keeper)."""
+        return self._beaten
 
     def cancel(self) -> None:
         """Tell the body that its step is no longer its own (the keeper does)."""

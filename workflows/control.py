@@ -87,7 +87,7 @@ def _reopen(connection: Connection, run: str, sent: bool) -> Moved | None:
     [(now,)] = ask(connection, "reopen_run", run=run, missing=sinks)
     ask(connection, "bring_back", run=run)
     tell(connection, run, "run.retried", None, {"steps": count})
-    return Moved(workflow, RunState(now), count, [Ready._make((*row[:7], False)) for row in rows])
+    return Moved(workflow, RunState(now), count, [Ready._make((*row[:7], False, 0.0)) for row in rows])
 
 
 def locked(connection: Connection, run: str) -> tuple[str, RunState, str | None, bool]:

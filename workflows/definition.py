@@ -30,7 +30,7 @@ from .parsing import spec_of
 from .references import NAME, IndexRef, ItemRef, ParamRef, PreviousRef, Ref, StepRef
 from .registry import ActionInfo, Catalogue
 from .sagas import UNDO_OPTIONS, Sagas
-from .spec import TASK, Default, StepSpec, UndoSpec, WorkflowSpec
+from .spec import TASK, Default, Rate, StepSpec, UndoSpec, WorkflowSpec
 from .validate import OPTIONS, unknown_input, validate
 from .waits import Waits
 
@@ -78,16 +78,31 @@ class Workflow(Guests, Waits, Sagas, Loops):
         *,
         params: Mapping[str, Any] | None = None,
         description: str = "",
+        concurrency_key: str | None = None,
+        limit: int | None = None,
+        max_parallel: int | None = None,
+        fair_key: str | None = None,
+        deadline: float | None = None,
         register: bool = True,
         catalogue: Catalogue = registry.actions,
     ) -> None:
         """Begin a workflow.
 
         params: name to type (anything pydantic knows), `Param`, or a JSON Schema as a dict.
+        concurrency_key, limit: of the runs with the same key (`"customer:{params.id}"`) at most so many at once, 1
+            without `limit`; the others wait for their turn.
+        max_parallel: steps of one run at once.
+        fair_key: whose run it is (`"{params.customer}"`): tenants on a queue take turns. `Client.start(tenant=…)` goes
+            first.
+        deadline: seconds after its start at which a run that is not over fails with `DeadlineExceeded`.
         register: whether the workflow can be found by its name in this process.
         catalogue: where actions are looked up; those of this process by default.
         """
-        self._head = _built(WorkflowSpec, {"name": name, "description": description, "steps": {}}, name, None)
+        head = {
+            "name": name, "description": description, "concurrency_key": concurrency_key, "limit": limit,
+            "max_parallel": max_parallel, "fair_key": fair_key, "deadline": deadline,
+        }  # fmt: skip
+        self._head: WorkflowSpec = _built(WorkflowSpec, {**head, "steps": {}}, name, None)
         self._params = {each: _param_schema(name, each, kind) for each, kind in (params or {}).items()}
         self._steps: dict[str, StepSpec] = {}
         self._undo: dict[str, dict[str, UndoSpec]] = {"on_failure": {}, "on_cancel": {}}
@@ -110,6 +125,7 @@ class Workflow(Guests, Waits, Sagas, Loops):
     ) -> Workflow:
         """A workflow from its canonical definition, which the first use of `spec` checks."""
         workflow = cls(spec.name, description=spec.description, register=register, catalogue=catalogue)
+        workflow._head = spec.model_copy(update={"steps": {}, "params": {}})
         workflow._params = dict(spec.params)
         workflow._steps = dict(spec.steps)
         workflow._undo = {"on_failure": dict(spec.on_failure), "on_cancel": dict(spec.on_cancel)}
@@ -142,6 +158,11 @@ class Workflow(Guests, Waits, Sagas, Loops):
         priority: int | None = None,
         expect: float | None = None,
         on_failure: Literal["fail", "skip"] | Default | None = None,
+        concurrency_key: Any = None,
+        limit: int | None = None,
+        rate: Rate | None = None,
+        queue_timeout: float | None = None,
+        heartbeat: float | None = None,
         **more: Any,
     ) -> StepRef:
         """Add a step, and give the reference to its result.
@@ -161,6 +182,11 @@ class Workflow(Guests, Waits, Sagas, Loops):
         expect: seconds it is expected to take: of the steps of a run that are ready at once, the one with the
             longest path behind it goes first. The action's own by default, else what was measured.
         on_failure: "fail" the run, "skip" the steps behind this one, or go on with a `Default(value)`.
+        concurrency_key, limit: of the steps with the same key, in all runs and workflows, at most so many at once;
+            `"customer:{params.id}"`, 1 without `limit`.
+        rate: a `Rate("mailgun", 10, per=1.0)`: at most so many starts in any period, shared by its key.
+        queue_timeout: seconds it may wait for a worker once it is ready; then it fails with `QueueTimeout`.
+        heartbeat: seconds its body may be silent between two calls of `ctx.heartbeat()`; then it is stopped.
 
         Raises DefinitionError.
         """
@@ -174,6 +200,11 @@ class Workflow(Guests, Waits, Sagas, Loops):
             "priority": priority,
             "expect": expect,
             "on_failure": on_failure,
+            "concurrency_key": concurrency_key,
+            "limit": limit,
+            "rate": rate,
+            "queue_timeout": queue_timeout,
+            "heartbeat": heartbeat,
         }
         foreign = _given(task=task, args=args, kwargs=kwargs)
         if action is None:
@@ -205,6 +236,11 @@ class Workflow(Guests, Waits, Sagas, Loops):
         priority: int | None = None,
         expect: float | None = None,
         on_failure: Literal["fail", "skip"] | Default | None = None,
+        concurrency_key: Any = None,
+        limit: int | None = None,
+        rate: Rate | None = None,
+        queue_timeout: float | None = None,
+        heartbeat: float | None = None,
         **more: Any,
     ) -> StepRef:
         """Add a step that runs its action once for each item of a list; its result is the list of results.
@@ -216,7 +252,8 @@ class Workflow(Guests, Waits, Sagas, Loops):
         gather: False where nobody wants the list: the result is then the number of results, and has no size limit.
         retry, timeout: of each item. on_failure: a `Default` stands for an item that failed, and for the whole list
             where there is none, because `over` was no list or the results are too large.
-        The inputs may use `wf.item` (also `wf.item["field"]`) and `wf.index`; all else is as in `step`.
+        The inputs may use `wf.item` (also `wf.item["field"]`) and `wf.index`, and so may the keys of limits (`{item}`,
+        `{item.field}`, `{index}`); all else is as in `step`, for each item.
         """
         options = {
             "after": after,
@@ -228,6 +265,11 @@ class Workflow(Guests, Waits, Sagas, Loops):
             "priority": priority,
             "expect": expect,
             "on_failure": on_failure,
+            "concurrency_key": concurrency_key,
+            "limit": limit,
+            "rate": rate,
+            "queue_timeout": queue_timeout,
+            "heartbeat": heartbeat,
         }
         mapped = {
             "over": self._encoded(over, name, "over", False),

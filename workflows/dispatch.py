@@ -85,13 +85,14 @@ class _Message(NamedTuple):
     ranked: bool
     shown: str
     packed: list[int]
+    delay: float = 0.0  # seconds until it may be worked on
 
 
 def _message(bundle: list[Ready]) -> _Message:
     first = bundle[0]
     shown = first.name if len(bundle) == 1 else f"{first.name} … {bundle[-1].name} ({len(bundle)} steps)"
     packed = pack([step.idx for step in bundle])
-    return _Message(first.action, first.queue, first.priority, is_ranked(first), shown, packed)
+    return _Message(first.action, first.queue, first.priority, is_ranked(first), shown, packed, first.delay)
 
 
 def _fitting(expect: float | None, budget_ms: float, limit: int) -> int:
@@ -165,20 +166,20 @@ class Dispatcher:
 
     def _bundles(self, ready: Iterable[Ready]) -> Iterator[list[Ready]]:
         # Highest priority first, since within one queue messages of equal Redis priority are served in order.
-        def kind(step: Ready) -> tuple[int, str, str, bool]:
+        def kind(step: Ready) -> tuple[int, str, str, bool, float]:
             if is_ranked(step):
-                return (-step.priority, step.queue, "", False)
-            return (-step.priority, step.queue, step.action, step.alone)
+                return (-step.priority, step.queue, "", False, 0.0)
+            return (-step.priority, step.queue, step.action, step.alone, step.delay)
 
-        def place(step: Ready) -> tuple[int, str, str, bool, float, int]:
+        def place(step: Ready) -> tuple[int, str, str, bool, float, float, int]:
             return (*kind(step), -(step.rank or 0.0), step.idx)
 
-        for (_, _, action, alone), members in groupby(sorted(ready, key=place), kind):
+        for (_, _, action, alone, delay), members in groupby(sorted(ready, key=place), kind):
             if not action:
                 steps = list(members)
                 yield from parts(steps, self._settings.ahead_ms, self._most(len(steps)))
                 continue
-            size = 1 if alone else self._size(action)
+            size = 1 if alone or delay else self._size(action)
             steps = list(members)
             for start in range(0, len(steps), size):
                 yield steps[start : start + size]
@@ -197,6 +198,7 @@ class Dispatcher:
             content,
             group_id=group,
             root_id=run,
+            countdown=bundle.delay or None,
             ignore_result=True,
             argsrepr=f"{workflow}: {shown}",
             kwargsrepr=f"run={run}",

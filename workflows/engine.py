@@ -17,6 +17,7 @@ from ..tasks.app import app
 from ..tasks.database import Database
 from ..tasks.settings import Settings, current
 from . import limits, registry
+from .admission import Admission
 from .bundle import Bundle
 from .dispatch import Dispatcher
 from .durations import Durations
@@ -33,6 +34,7 @@ class Engine:
         self.journal = Journal(self.database, settings)
         self.durations = Durations(self.journal)
         self.dispatcher = Dispatcher(celery, settings, self.durations)
+        self.admission = Admission(self.database, self.dispatcher, settings)
         self.keeper = Keeper(self.journal, settings)
         self.actions = registry.actions
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..tasks.database import Connection
 from ..tasks.errors import InputError, ValueTooLarge
-from . import plan, ranks, wire
+from . import gates, plan, ranks, wire
 from .execution import RECORD
 from .here import Here
 from .plan import PlannedStep
@@ -32,6 +32,7 @@ class Item(NamedTuple):
 
     inputs: dict[str, Json]
     bindings: list[Json] | None
+    known: dict[int | str, Json]  # the item itself and its place, for the keys of limits
 
 
 def listed(step: Claimed, inputs: Mapping[str, Json]) -> list[Json]:
@@ -54,7 +55,7 @@ def items(step: Claimed, over: Iterable[Json]) -> Iterator[Item]:
     for index, item in enumerate(over):
         known: dict[int | str, Json] = {"item": item, "index": index}
         given = plan.bind(mapped["inputs"], own, known, action=mapped["action"])
-        yield Item(given, [partly(binding, known) for binding in shared] or None)
+        yield Item(given, [partly(binding, known) for binding in shared] or None, known)
 
 
 def sources(binding: list[Json]) -> list[int]:
@@ -85,7 +86,9 @@ def rows(step: Claimed, inputs: Iterable[Item], first: int, gather: int, count: 
     mapped = _mapped(step)
     lanes = mapped.get("concurrency") or count
     options = {
-        name: mapped[name] for name in ("retry", "timeout", "on_failure") if mapped.get(name) is not None
+        name: mapped[name]
+        for name in ("retry", "timeout", "on_failure", "queue_timeout", "heartbeat")
+        if mapped.get(name) is not None
     }
     if "join" in mapped:
         options["join"] = mapped["join"]
@@ -93,7 +96,9 @@ def rows(step: Claimed, inputs: Iterable[Item], first: int, gather: int, count: 
         options["on_failure"] = RECORD
     expect, below = mapped.get("expect"), mapped.get("rank")
     refs = tuple(sorted({source for binding in mapped["bindings"] or () for source in sources(binding)}))
+    limits, fair = mapped.get("limits"), mapped.get("fair")
     for index, each in enumerate(inputs):
+        own = {**options, **_limits(step, limits, each.known)} if limits else options
         follower = (~(first + index + lanes),) if index + lanes < count else ()
         yield PlannedStep(
             first + index,
@@ -106,10 +111,21 @@ def rows(step: Claimed, inputs: Iterable[Item], first: int, gather: int, count: 
             each.inputs,
             each.bindings,
             refs,
-            options or None,
-            rank=None if below is None else (expect or 0.0) * ranks.lane(count, lanes, index) + below,
+            own or None,
+            rank=None
+            if below is None or "rate" in own
+            else (expect or 0.0) * ranks.lane(count, lanes, index) + below,
+            waits_for=gates.first_line(own) if limits else None,
+            fair=fair,
             expect=expect,
         )
+
+
+def _limits(step: Claimed, limits: Mapping[str, Any], known: Mapping[int | str, Json]) -> dict[str, Any]:
+    try:
+        return gates.of_item(limits, known)
+    except LookupError as error:
+        raise InputError(step.name, {"the key of its limit": f"of item {known['index']}: {error}"}) from None
 
 
 def expand(here: Here, step: Claimed, inputs: dict[str, Json]) -> Recorded:
@@ -123,11 +139,16 @@ def expand(here: Here, step: Claimed, inputs: dict[str, Json]) -> Recorded:
     count = len(over)
     mapped = _mapped(step)
     spans: list[Span] = []
+    lines: set[str] = set()  # limits in front of items
 
     def insert(connection: Connection) -> None:
         first = journal.grow(connection, run, count)
         gather = journal.widen(connection, run, step.idx, count, {"first": first, "count": count})
-        journal.add(connection, run, rows(step, items(step, over), first, gather, count), sent=True)
+        planned = rows(step, items(step, over), first, gather, count)
+        if mapped.get("limits"):
+            journal.add(connection, run, _noted(planned, lines), sent=True)
+            return
+        journal.add(connection, run, planned, sent=True)
         at_once = min(count, mapped.get("concurrency") or count)
         kind = mapped["action"], mapped["queue"], mapped["priority"]
         spans[:] = [
@@ -135,7 +156,17 @@ def expand(here: Here, step: Claimed, inputs: dict[str, Json]) -> Recorded:
         ]
 
     completed = complete(here, step, str(count).encode(), insert)
-    return Recorded(completed, [], spans if completed.won else [])
+    if not completed.won:
+        return Recorded(completed, [], [])
+    return Recorded(completed._replace(gates=(*completed.gates, *lines)), [], spans)
+
+
+def _noted(planned: Iterable[PlannedStep], lines: set[str]) -> Iterator[PlannedStep]:
+    """The rows, and on the way the limits in front of those that would be ready."""
+    for row in planned:
+        if row.waits_for is not None and not row.missing:
+            lines.add(row.waits_for)
+        yield row
 
 
 def gather(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..tasks.settings import Settings
+from .admission import Admission
 from .dispatch import Dispatcher
 from .journal import Journal
 from .registry import Actions
@@ -20,6 +21,7 @@ class Here:
     settings: Settings
     journal: Journal
     dispatcher: Dispatcher
+    admission: Admission
     actions: Actions
     worker: str
     run: str

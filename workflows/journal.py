@@ -7,7 +7,7 @@ may be called again: a deadlock or a broken connection is retried, since every w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
@@ -208,10 +208,16 @@ class Journal(Growing):
         return None if parent is None else (str(parent), idx), follow
 
     def add(self, connection: Connection, run: str, steps: Iterable[PlannedStep], *, sent: bool) -> None:
-        """Insert steps by COPY, inside a transaction: those without parents are ready at once."""
+        """Insert steps by COPY, inside a transaction: those without parents are ready at once.
+
+        Those with a limit in front of them are parked, until they are let in (admission.py).
+        """
+        timed: list[int] = []
         with connection.cursor().copy(SQL["copy_steps"]) as copy:
-            for block in wire.copy_rows(run, steps, sent=sent):
+            for block in wire.copy_rows(run, _watched(steps, timed), sent=sent):
                 copy.write(block)
+        if timed:
+            _ask(connection, "time_queue", run=run, idx=timed)
 
     # --- waiting
 
@@ -329,7 +335,10 @@ class Journal(Growing):
         if not ended:
             return False
         _ask(connection, "stop_steps", run=run)
-        if ended[0][1]:
+        has_children, gates = ended[0][1:]
+        if gates is not None:  # it has limits: who waits for its places gets them with the next tick
+            _ask(connection, "leave_all", run=run)
+        if has_children:
             for (child,) in _ask(connection, "open_children", run=run):
                 Journal._end(connection, child, RunState.CANCELLED, None)
         return True
@@ -392,6 +401,14 @@ class _Stale(Exception):
     """A lease was lost; roll back what was written before it was known."""
 
 
+def _watched(steps: Iterable[PlannedStep], timed: list[int]) -> Iterator[PlannedStep]:
+    """The steps, and on the way the ids of those whose time in the queue begins now."""
+    for step in steps:
+        if step.options is not None and "queue_timeout" in step.options and not step.missing:
+            timed.append(step.idx)
+        yield step
+
+
 def _ready(
     idx: int,
     name: str,
@@ -424,14 +441,18 @@ def _claimed(
 
 
 def _completed(rows: Iterable[tuple[Any, ...]], lease: str) -> Completed:
-    won, mine, free, closed = [], [], [], False
+    won, closed = [], False
+    mine: list[Claimed] = []
+    free: list[Ready] = []
+    gates: set[str] = set()
     for kind, *rest in rows:
-        if kind == "won":
-            won.append(rest[0])
+        if kind == "done":
+            won, closed = rest[10], rest[1] == RunState.SUCCEEDED
+            gates.update(rest[11] or () if closed else ())
         elif kind == "mine":
             mine.append(_claimed(rest[:12], lease, None, *rest[12:]))
         elif kind == "free":
-            free.append(Ready._make((*rest[:5], *rest[12:], False)))
-        else:
-            closed = True
-    return Completed(frozenset(won), mine, free, closed)
+            free.append(Ready._make((*rest[:5], *rest[12:], False, 0.0)))
+        else:  # it waits for a limit of that name
+            gates.add(kind)
+    return Completed(frozenset(won), mine, free, closed, tuple(gates))

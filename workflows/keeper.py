@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Protocol
 
-from ..tasks.errors import StepCancelled, StepTimeout
+from ..tasks.errors import ExecutionError, HeartbeatTimeout, StepCancelled, StepTimeout
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
 from .context import Context
@@ -35,6 +35,7 @@ class Held:
         "lost_at",
         "renewed",
         "run",
+        "silent_at",
         "step",
         "stopped",
         "timeout",
@@ -50,7 +51,14 @@ class Held:
         self.context: Context | None = None
         self.began = self.renewed = time.monotonic()
         self.lost_at: float | None = None
+        self.silent_at: float | None = None  # when it was found to be silent for too long
         self.stopped = False
+
+    @property
+    def silence(self) -> float | None:
+        """Seconds that the body may be silent; None: as long as it likes."""
+        found = (self.step.options or {}).get("heartbeat")
+        return None if found is None or self.context is None else float(found)
 
 
 class Watched(Protocol):
@@ -63,7 +71,7 @@ class Watched(Protocol):
     def relieve(self) -> None:
         """Record what is finished and hand back what is not begun."""
 
-    def give_up(self, held: Held, reason: StepTimeout) -> None:
+    def give_up(self, held: Held, reason: ExecutionError) -> None:
         """Record the step at hand as failed: its process is about to be killed."""
 
 
@@ -120,6 +128,8 @@ class Keeper:
         for bundle, held in slow:
             bundle.relieve()
             self._stop_late(bundle, held, now)
+            if held.silence is not None:
+                self._stop_silent(bundle, held, now)
             if held.lost_at is not None:
                 self._stop_lost(held, now)
 
@@ -149,6 +159,20 @@ class Keeper:
         elif Process.killable and held.lost_at is None and ran >= held.timeout + self._settings.timeout_grace:
             # Recorded first: else the next worker could not tell this kill from a crash.
             bundle.give_up(held, StepTimeout(held.timeout))
+            held.guard.kill(held.turn)
+
+    def _stop_silent(self, bundle: Watched, held: Held, now: float) -> None:
+        """A body that does not say that it is alive is stopped, and ended where it swallows that."""
+        assert held.silence is not None
+        assert held.context is not None
+        if held.silent_at is None:
+            if now - held.context.beaten >= held.silence and not held.stopped:
+                held.silent_at, held.stopped = now, True
+                held.guard.stop(held.turn, HeartbeatTimeout(held.silence))
+        elif (
+            Process.killable and held.lost_at is None and now - held.silent_at >= self._settings.timeout_grace
+        ):
+            bundle.give_up(held, HeartbeatTimeout(held.silence))
             held.guard.kill(held.turn)
 
     def _stop_lost(self, held: Held, now: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..tasks.database import Connection
 from ..tasks.errors import DefinitionError, NotFound, ParameterError, ValueTooLarge
 from ..tasks.settings import Settings
-from . import ranks, registry, wire
+from . import gates, ranks, registry, wire
 from .contract import unkeepable
 from .definition import Workflow
 from .hints import did_you_mean, listed
@@ -32,7 +32,7 @@ UNUSED: Mapping[str, Any] = {
     "parent_idx": None,
     "origin": None,
     "origin_kind": None,
-    "deadline_at": None,
+    "deadline": None,  # seconds from its start
     "tags": [],
     "tenant": None,
     "single": None,
@@ -54,7 +54,16 @@ class Prepared(NamedTuple):
     @property
     def ready(self) -> list[Ready]:
         """The steps that may run at once."""
-        return [step.ready for step in self.plan.steps if not step.missing]
+        return [step.ready for step in self.plan.steps if not step.missing and step.waits_for is None]
+
+    @property
+    def lines(self) -> list[str]:
+        """The limits in front of its first steps."""
+        if self.plan.gates is None:
+            return []
+        return gates.union(
+            s.waits_for for s in self.plan.steps if not s.missing and gates.is_line(s.waits_for)
+        )
 
 
 def new_id() -> str:
@@ -125,15 +134,20 @@ def prepare(
     spec = workflow.spec
     given = workflow.check_params(params or {})
     text = _params_text(spec.name, given, settings.value_max_bytes)
-    for what, value in (("key", key), ("correlation_id", correlation_id)):
+    more = columns or {}
+    for what, value in (("key", key), ("correlation_id", correlation_id), ("tenant", more.get("tenant"))):
         if value is not None and not _is_plain(value):
             raise DefinitionError(
                 f"a run's {what} is a text of 1 to 500 characters, without NUL and lone surrogates",
                 workflow=spec.name,
             )
-    laid = plan(spec, given, registry.actions, settings.default_queue)
-    laid = ranks.ranked(laid, spec, given, registry.actions, means)
+    deadline = more.get("deadline")
+    if deadline is not None and not 0 < deadline < float("inf"):
+        raise DefinitionError(f"deadline={deadline!r} is not a number of seconds above 0", workflow=spec.name)
     run = run or new_id()
+    scope = gates.Scope(run, more.get("tenant"), settings.fair_window)
+    laid = plan(spec, given, registry.actions, settings.default_queue, scope=scope)
+    laid = ranks.ranked(laid, spec, given, registry.actions, means)
     row = {
         **UNUSED,
         "run": run,
@@ -143,7 +157,10 @@ def prepare(
         "params": text,
         "steps": len(laid.steps),
         "missing": laid.sinks,
-        **(columns or {}),
+        "tenant": laid.tenant,
+        "gates": laid.gates,
+        "deadline": spec.deadline,
+        **more,
     }
     hooks = {**(row["hooks"] or {}), **({"compensation": laid.undo} if laid.undo else {})}
     row |= {"hooks": wire.dumps(hooks) if hooks else None, "follow": bool(hooks)}

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from ..tasks.errors import ExecutionError, StepCancelled, StepTimeout
+from ..tasks.errors import ExecutionError, StepTimeout
 
 _STDERR = 2
 _CLOSE = 60.0  # seconds before it fires at which the watchdog is taken off between bodies
@@ -125,7 +125,7 @@ class Guard:
 
     # --- from the keeper's thread
 
-    def stop(self, turn: int, reason: StepCancelled | StepTimeout) -> None:
+    def stop(self, turn: int, reason: ExecutionError) -> None:
         """Raise `reason` in the body of this turn, if it still runs."""
         with self._lock:
             if not self._active or turn != self.turn:

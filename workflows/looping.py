@@ -11,7 +11,7 @@ from typing import Any
 
 from ..tasks.database import Connection
 from ..tasks.errors import LoopLimit
-from . import expressions, growth, plan
+from . import expressions, gates, growth, plan
 from .here import Here
 from .plan import PlannedStep
 from .records import Claimed, Json, Ready, Recorded
@@ -30,6 +30,7 @@ def turn(here: Here, step: Claimed, inputs: dict[str, Json]) -> Recorded:
             return _end(here, step, looped, index)
         raise LoopLimit(_name(step), looped["limit"], looped["until"])
     ready: list[Ready] = []
+    lines: list[str] = []  # the limit in front of the turn
 
     def insert(connection: Connection) -> None:
         journal = here.journal
@@ -37,9 +38,13 @@ def turn(here: Here, step: Claimed, inputs: dict[str, Json]) -> Recorded:
         first = journal.grow(connection, here.run, 2)
         begun = row(step, first, index, previous)
         journal.add(connection, here.run, [begun, _look(step, first, index, gather)], sent=True)
-        ready[:] = [begun.ready]
+        if begun.waits_for is None:
+            ready[:] = [begun.ready]
+        else:
+            lines[:] = [begun.waits_for]
 
     completed = growth.complete(here, step, str(index).encode(), insert)
+    completed = completed._replace(gates=(*completed.gates, *lines))
     return Recorded(completed, ready if completed.won else [])
 
 
@@ -59,9 +64,11 @@ def row(step: Claimed, idx: int, index: int, previous: Json) -> PlannedStep:
     open_ = [binding for binding in bindings if growth.sources(binding)]
     options = {
         name: looped[name]
-        for name in ("retry", "timeout", "on_failure", "join")
+        for name in ("retry", "timeout", "on_failure", "join", "queue_timeout", "heartbeat")
         if looped.get(name) is not None
     }
+    options |= gates.of_item(looped.get("limits") or {}, known)
+    line = gates.first_line(options)
     return PlannedStep(
         idx,
         f"{_name(step)}[{index}]",
@@ -74,7 +81,9 @@ def row(step: Claimed, idx: int, index: int, previous: Json) -> PlannedStep:
         [growth.partly(binding, known) for binding in open_] or None,
         tuple(sorted({source for binding in open_ for source in growth.sources(binding)})),
         options or None,
-        rank=step.rank,
+        rank=None if "rate" in options else step.rank,
+        waits_for=line,
+        fair=None if line is None else looped.get("fair"),
         expect=step.expect,
     )
 

@@ -155,6 +155,7 @@ def _notes(step: StepSpec) -> Iterable[str]:
         yield f"{step.retry.attempts} attempts"
     if step.timeout is not None:
         yield f"timeout {step.timeout:g} s"
+    yield from _limits(step)
     if step.queue is not None:
         yield f"queue {step.queue}"
     if step.priority is not None:
@@ -163,6 +164,17 @@ def _notes(step: StepSpec) -> Iterable[str]:
         yield "a default on failure"
     elif step.on_failure is not None:
         yield f"{step.on_failure} on failure"
+
+
+def _limits(step: StepSpec) -> Iterable[str]:
+    if step.concurrency_key is not None:
+        yield f"{step.limit or 1} at once of {step.concurrency_key}"
+    if step.rate is not None:
+        yield f"{step.rate.limit} in {step.rate.per:g} s of {step.rate.key}"
+    if step.queue_timeout is not None:
+        yield f"queue timeout {step.queue_timeout:g} s"
+    if step.heartbeat is not None:
+        yield f"heartbeat {step.heartbeat:g} s"
 
 
 def _item_states(states: Mapping[str, str]) -> dict[str, Counter[str]]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from ..tasks.errors import DefinitionError
 from ..tasks.retry import Retry
 from .hints import choices
-from .spec import Default, LoopSpec, MapSpec, StepSpec, UndoSpec, WorkflowSpec
+from .spec import Default, LoopSpec, MapSpec, Rate, StepSpec, UndoSpec, WorkflowSpec
 
 Place = tuple[int | str, ...]
 
@@ -24,6 +24,7 @@ _FIELDS: dict[str, type[BaseModel]] = {
     "on_failure": Default,
     "map": MapSpec,
     "loop": LoopSpec,
+    "rate": Rate,
 }
 
 

@@ -12,16 +12,16 @@ inside the template of a map.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..tasks.errors import DefinitionError, ParameterError
-from . import collector, expressions, graph
+from . import collector, expressions, gates, graph
 from .binding import Bindings, bind, filled
 from .records import Ready
-from .references import Hole, Path, Reference, follow, text_of
+from .references import Hole, Path, Reference, follow, references, text_of
 from .registry import PLAIN, ActionInfo, Catalogue, unknown_action
-from .spec import Default, StepSpec, UndoSpec, WorkflowSpec
+from .spec import TASK, Default, StepSpec, UndoSpec, WorkflowSpec
 
 __all__ = ["EXPAND", "GATHER", "GATHER_SUFFIX", "INNER", "LOOP", "Plan", "PlannedStep", "bind", "plan"]
 
@@ -30,6 +30,7 @@ GATHER = "trellis.gather"
 GATHER_SUFFIX = "[]"
 LOOP = "trellis.loop"
 INNER = (EXPAND, GATHER, LOOP)  # what the engine runs on its own account: no steps that anybody wrote
+_OWN = "trellis."  # the engine's own kinds of step, which hold no worker while they wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,10 @@ class Plan:
     undo: dict[
         str, list[dict[str, Any]]
     ]  # the state in which a run ends → the steps that then follow, as rows
+    tenant: str | None = None  # whose it is, as the caller or the workflow's fair key says
+    gates: list[str] | None = (
+        None  # limits that the run itself holds places of; None: nothing of it is limited
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +97,20 @@ def plan(
     catalogue: Catalogue,
     default_queue: str,
     place: Place = START,
+    scope: gates.Scope = gates.NO_SCOPE,
 ) -> Plan:
     """Compile a validated definition with checked parameters into rows."""
     with collector.paused():
-        return _plan(spec, params, catalogue, default_queue, place)
+        return _plan(spec, params, catalogue, default_queue, place, scope)
 
 
 def _plan(
-    spec: WorkflowSpec, params: Mapping[str, Any], catalogue: Catalogue, default_queue: str, place: Place
+    spec: WorkflowSpec,
+    params: Mapping[str, Any],
+    catalogue: Catalogue,
+    default_queue: str,
+    place: Place,
+    scope: gates.Scope,
 ) -> Plan:
     parents = graph.parents(spec)
     order = graph.order(parents, workflow=spec.name)
@@ -115,6 +126,9 @@ def _plan(
         for parent in parents[name]:
             dependents[parent].append(first[name])  # ascending, because `order` is
     builder = _Builder(spec.name, params, catalogue, default_queue, last, place)
+    if scope.tenant is None and spec.fair_key is not None:
+        scope = replace(scope, tenant=builder.key(spec.fair_key))
+    builder.limited = gates.Shared.of(spec.max_parallel, scope)
     rows: list[PlannedStep] = []
     for name in order:
         step = spec.steps[name]
@@ -123,12 +137,25 @@ def _plan(
             rows.append(builder.row(first[name], name, step, len(parents[name]), below))
         else:
             rows.extend(builder.repeated(first[name], name, step, len(parents[name]), below))
+    sinks = sum(1 for row in rows if row.dependents == place.behind)
+    if spec.concurrency_key is not None:
+        line = gates.runs_line(builder.key(spec.concurrency_key))
+        rows = _behind_entry(rows, [line, spec.limit or 1], scope)
+        held: list[str] | None = [line]
+    else:
+        held = [] if builder.is_limited else None
     undo = {"failed": builder.undo(spec.on_failure), "cancelled": builder.undo(spec.on_cancel)}
-    return Plan(
-        rows,
-        sum(1 for row in rows if row.dependents == place.behind),
-        {end: each for end, each in undo.items() if each},
-    )
+    return Plan(rows, sinks, {end: each for end, each in undo.items() if each}, scope.tenant, held)
+
+
+def _behind_entry(rows: list[PlannedStep], entry: list[Any], scope: gates.Scope) -> list[PlannedStep]:
+    """The rows of a run that waits for its turn: its first root stands in the line for all of them."""
+    fair = scope.tenant or ""
+    first, *rest = rows  # parents come first, so this one has none
+    found = [replace(first, options={**(first.options or {}), "entry": entry}, waits_for=entry[0], fair=fair)]
+    for row in rest:
+        found.append(row if row.missing else replace(row, waits_for=f"{gates.ENTRY}{scope.run}", fair=fair))
+    return found
 
 
 class _Builder:
@@ -149,6 +176,8 @@ class _Builder:
         self.default_queue = default_queue
         self.rows = rows
         self.place = place
+        self.limited: gates.Shared | None = None
+        self.is_limited = False  # whether any step is
         self._plain: dict[str, bool] = {}  # action: whether it has no retries of its own
 
     def row(
@@ -166,11 +195,19 @@ class _Builder:
             options = {**(options or {}), **self._when(step, needed)}
         if step.join == "any":
             options = {**(options or {}), "join": missing}
+        queue = step.queue or info.queue or self.default_queue
+        line = fair = None
+        if self.limited is not None or step.concurrency_key is not None or step.rate is not None:
+            limits = gates.of_item(self.limits(step, queue), {})
+            if limits:
+                options = {**(options or {}), **limits}
+                line = gates.first_line(options)
+                fair = self._tenant
         return PlannedStep(
             idx,
             self.place.prefix + name,
             step.action,
-            step.queue or info.queue or self.default_queue,
+            queue,
             info.priority if step.priority is None else step.priority,
             missing,
             dependents,
@@ -178,7 +215,37 @@ class _Builder:
             bindings,
             tuple(sorted(needed)) if needed else (),
             options,
+            None,
+            line,
+            fair,
         )
+
+    def limits(self, step: StepSpec, queue: str) -> dict[str, Any]:
+        """The limits of a step, or of the items of a map, as `gates.of_item` takes them."""
+        self.is_limited = True
+        found: dict[str, Any] = {}
+        if step.concurrency_key is not None:
+            found["key"] = [self._key_parts(step.concurrency_key), step.limit or 1]
+        if self.limited is not None and (step.action == TASK or not step.action.startswith(_OWN)):
+            found["gates"] = self.limited.before(queue)
+        if step.rate is not None:
+            found["rate"] = [self._key_parts(step.rate.key), step.rate.limit, step.rate.per]
+        return found
+
+    @property
+    def _tenant(self) -> str:
+        return (self.limited.tenant if self.limited is not None else None) or ""
+
+    def key(self, text: str) -> str:
+        """A key without items. Raises ParameterError where a parameter does not have what it uses."""
+        return gates.key_of(self._key_parts(text), {})
+
+    def _key_parts(self, text: str) -> list[Any]:
+        hole = gates.template(text, item=True)
+        for reference in references(hole):
+            if reference.kind == "params":
+                self._param(reference)  # refuses what is not there
+        return gates.known_parts(hole, self.params)
 
     def repeated(
         self, idx: int, name: str, step: StepSpec, missing: int, dependents: tuple[int, ...]
@@ -205,6 +272,9 @@ class _Builder:
             "on_failure": None,
             **(self._running(step, info) or {}),
         }
+        if self.limited is not None or step.concurrency_key is not None or step.rate is not None:
+            mapped["limits"] = self.limits(step, mapped["queue"])
+            mapped["fair"] = self._tenant
         if step.map is not None:
             mapped["concurrency"] = step.map.concurrency
         else:
@@ -350,13 +420,23 @@ class _Builder:
         timeout = info.timeout if step.timeout is None else step.timeout
         # Compared by identity first: comparing two models costs more than the rest of a row.
         plain = retry is info.retry and self._is_plain(info)
-        if plain and timeout is None and step.on_failure is None:
+        if (
+            plain
+            and timeout is None
+            and step.on_failure is None
+            and step.queue_timeout is None
+            and step.heartbeat is None
+        ):
             return None
         options: dict[str, Any] = {}
         if not plain and retry != PLAIN:
             options["retry"] = retry.model_dump(exclude_defaults=True)
         if timeout is not None:
             options["timeout"] = timeout
+        if step.queue_timeout is not None:
+            options["queue_timeout"] = step.queue_timeout
+        if step.heartbeat is not None:
+            options["heartbeat"] = step.heartbeat
         if step.on_failure is not None:
             failure = step.on_failure
             options["on_failure"] = {"default": failure.default} if isinstance(failure, Default) else failure

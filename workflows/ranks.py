@@ -101,7 +101,8 @@ def ranked(
     if found is None:
         return plan
     rows = [
-        replace(row, rank=rank, expect=each)
+        # A step under a rate has a moment of its own, so no other's message may be the right to it.
+        row if row.options and "rate" in row.options else replace(row, rank=rank, expect=each)
         for row, rank, each in zip(plan.steps, found.ranks, own, strict=True)
     ]
     for at, row in enumerate(rows):

@@ -26,6 +26,7 @@ class Ready(NamedTuple):
     rank: float | None  # seconds of the longest path that begins with it, where that decides its turn
     expect: float | None  # seconds that it is expected to take, where it has a rank
     alone: bool  # an earlier attempt took its worker down: it may not take neighbours with it
+    delay: float = 0.0  # seconds until it may begin: a second or two at most, longer waits are the journal's
 
 
 class Span(NamedTuple):
@@ -111,6 +112,7 @@ class Completed(NamedTuple):
     mine: list[Claimed]  # freed steps that this process goes on with
     free: list[Ready]  # freed steps to publish
     closed: bool  # the run is over
+    gates: tuple[str, ...] = ()  # limits to be asked: freed steps wait for them, or the run has left them
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from ..tasks.errors import StepTimeout, WorkerLost
 from ..tasks.logs import get_logger
 from ..tasks.retry import Retry
 from ..tasks.settings import Settings
-from . import ending, following
+from . import deadlines, following
 from .dispatch import BROKER_GONE, Dispatcher
 from .engine import Engine
 from .execution import describe, settle
@@ -131,10 +131,7 @@ def _woken(engine: Engine) -> int:
 
 def _settle(engine: Engine, run: str, workflow: str, steps: list[Expired]) -> None:
     outcomes = [verdict(step, engine.settings) for step in steps]
-    completed = engine.journal.complete(run, outcomes, worker=engine.worker)
-    engine.dispatcher.publish(run, workflow, completed.free)
-    if completed.closed:
-        ending.announce(engine.journal, engine.dispatcher, run)
+    deadlines.record(engine, run, workflow, steps, outcomes)
 
 
 def verdict(late: Expired, settings: Settings) -> Outcome:
@@ -167,4 +164,7 @@ CHORES: dict[str, Callable[[Engine], int]] = {
     "published": _publish,
     "expired": _expired,
     "followed": lambda engine: following.follow_all(engine.journal, engine.dispatcher),
+    "admitted": lambda engine: engine.admission.sweep(),
+    "overdue": deadlines.queue_timeouts,
+    "late": deadlines.run_deadlines,
 }

@@ -23,7 +23,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ..tasks.retry import Retry
-from .references import NAME, Hole, Path, holes
+from .gates import canonical_key
+from .references import NAME, Hole, Path, Ref, holes
 
 NAME_PATTERN = f"^{NAME}$"
 WORKFLOW_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
@@ -42,6 +43,27 @@ class Default(BaseModel):
     def __init__(self, *value: Any, **fields: Any) -> None:
         """`Default(0)` is `Default(default=0)`."""
         super().__init__(**dict(zip(("default",), value, strict=True), **fields) if value else fields)
+
+
+def _key(value: Any) -> Any:
+    return canonical_key(str(value)) if isinstance(value, str | Ref) else value
+
+
+Key = Annotated[str, BeforeValidator(_key), StringConstraints(min_length=1, max_length=1000)]
+
+
+class Rate(BaseModel):
+    """At most so many starts in any period, shared by all steps with this key: `Rate("mailgun", 10, per=1.0)`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: Key = Field(description="What is shared: a text, with params such as mailgun:{params.account}.")
+    limit: int = Field(ge=1, description="Starts in one period.")
+    per: float = Field(1.0, gt=0, allow_inf_nan=False, description="Seconds of the period.")
+
+    def __init__(self, *values: Any, **fields: Any) -> None:
+        """`Rate("mailgun", 10, per=60)` is `Rate(key="mailgun", limit=10, per=60)`."""
+        super().__init__(**dict(zip(("key", "limit", "per"), values, strict=False)), **fields)
 
 
 class MapSpec(BaseModel):
@@ -203,6 +225,26 @@ class StepSpec(BaseModel):
         description="fail: the run fails; skip: the steps behind it are skipped; "
         "{default: …}: they go on with that value.",
     )
+    concurrency_key: Key | None = Field(
+        None,
+        description="Steps with the same key share a limit, in all workflows: a text with params, such as "
+        "customer:{params.id}; in a map also {item.id}.",
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Steps with this concurrency_key at once; 1 without it."
+    )
+    rate: Rate | None = Field(
+        None, description="Starts in a period, shared by all steps with the rate's key."
+    )
+    queue_timeout: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Seconds it may wait for a worker once it is ready."
+    )
+    heartbeat: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds its body may be silent: it calls ctx.heartbeat() at least that often, or is stopped.",
+    )
     map: MapSpec | None = Field(None, description="Run the action once for each item of a list.")
     loop: LoopSpec | None = Field(None, description="Run the action again and again until a condition holds.")
 
@@ -283,6 +325,22 @@ class WorkflowSpec(BaseModel):
         default_factory=dict,
         description="The run's parameters: name to JSON Schema. A `default` inside makes one optional.",
         json_schema_extra={"additionalProperties": False},
+    )
+    concurrency_key: Key | None = Field(
+        None,
+        description="Runs with the same key share a limit, such as customer:{params.id}: those beyond it "
+        "wait for their turn.",
+    )
+    limit: int | None = Field(None, ge=1, description="Runs with this concurrency_key at once; 1 without it.")
+    max_parallel: int | None = Field(None, ge=1, description="Steps of one run at once.")
+    fair_key: Key | None = Field(
+        None, description="Whose run it is, such as {params.customer}: tenants on a queue take turns."
+    )
+    deadline: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds after its start at which a run that is not over fails.",
     )
     steps: dict[Name, StepSpec] = Field(
         description="The steps by name, in any order. Names are letters, digits, _ and -.",

@@ -127,7 +127,11 @@ class StepRow(Base):
             "idx",
             postgresql_where=text("state = 'parked'"),
         ),
-        Index("step_timer", "due_at", postgresql_where=text("state = 'parked' AND due_at < 'infinity'")),
+        Index(
+            "step_timer",
+            "due_at",
+            postgresql_where=text("state = 'parked' AND wait IS NOT NULL AND due_at < 'infinity'"),
+        ),
         Index(
             "step_overdue",
             "lease_until",

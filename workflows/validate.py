@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from ..tasks.errors import DefinitionError, InputError
-from . import collector, expressions, graph
+from . import collector, expressions, gates, graph
 from .contract import Contract, unkeepable
 from .hints import choices, did_you_mean, listed
 from .parameters import check_schemas
@@ -20,7 +20,12 @@ from .registry import ActionInfo, Catalogue, unknown_action
 from .schemas import Schema, enter, fits, list_of, type_of, types, whole, words
 from .spec import StepSpec, WorkflowSpec
 
-OPTIONS = ("after", "when", "join", "retry", "timeout", "queue", "priority", "expect", "on_failure", "inputs")
+OPTIONS = (
+    "after", "when", "join", "retry", "timeout", "queue", "priority", "expect", "on_failure", "inputs",
+    "concurrency_key", "limit", "rate", "queue_timeout", "heartbeat",
+)  # fmt: skip
+
+_NO_KEY = 'limit says how many at once of what: give concurrency_key as well, such as "customer:{params.id}"'
 
 
 def validate(spec: WorkflowSpec, catalogue: Catalogue, max_bytes: int, *, fragment: bool = False) -> None:
@@ -53,6 +58,7 @@ class _Validation:
         """Check params and steps."""
         spec = self.spec
         check_schemas(spec)
+        self._check_run_limits()
         if not spec.steps:
             raise DefinitionError("it has no steps: add one", workflow=spec.name)
         try:
@@ -80,6 +86,53 @@ class _Validation:
             self._check_inputs(step, info)
             if step.when is not None:
                 self._check_condition(step.when)
+            self._check_limits(step, info)
+
+    def _check_run_limits(self) -> None:
+        spec = self.spec
+        try:
+            for key in (spec.concurrency_key, spec.fair_key):
+                if key is not None:
+                    self._check_key(key, item=False)
+            if spec.limit is not None and spec.concurrency_key is None:
+                raise DefinitionError(_NO_KEY)
+        except DefinitionError as error:
+            raise DefinitionError(str(error), workflow=spec.name) from None
+
+    def _check_limits(self, step: StepSpec, info: ActionInfo) -> None:
+        try:
+            if step.concurrency_key is not None:
+                self._check_key(step.concurrency_key, item=step.map is not None)
+            if step.rate is not None:
+                self._check_key(step.rate.key, item=step.map is not None)
+        except DefinitionError as error:
+            self._refuse(str(error))
+        if step.limit is not None and step.concurrency_key is None:
+            hint = (
+                f"; if it is meant for the input of action {info.name!r}, give it as inputs={{'limit': …}}"
+                if "limit" in info.contract.inputs
+                else ""
+            )
+            self._refuse(_NO_KEY + hint)
+        if step.heartbeat is not None and info.contract.context_parameter is None:
+            self._refuse(
+                f"heartbeat={step.heartbeat:g}, but the body of action {info.name!r} cannot call ctx.heartbeat(): "
+                "give it a parameter `ctx: Context`, or leave heartbeat out"
+            )
+
+    def _check_key(self, key: str, *, item: bool) -> None:
+        for reference in references(gates.template(key, item=item)):
+            if reference.kind != "params":
+                continue
+            if reference.name not in self.spec.params:
+                raise DefinitionError(
+                    f"the key {key!r} uses a parameter {reference.name!r} that does not exist"
+                    f"{self._params(reference.name)}"
+                )
+            try:
+                enter(whole(self.spec.params[reference.name]), reference.path)
+            except LookupError as error:
+                raise DefinitionError(f"the key {key!r} uses {reference}, but {error}") from None
 
     def _check_undo(self) -> None:
         for option, steps in (("on_failure", self.spec.on_failure), ("on_cancel", self.spec.on_cancel)):

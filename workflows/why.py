@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import case, func, select, text
 
 from ..tasks.database import Database
-from . import rollcall, words
+from . import holders, rollcall, words
 from .dispatch import BROKER_GONE, Dispatcher
 from .hints import listed
 from .queries import Queries, as_uuid
@@ -172,6 +172,18 @@ class _Explanation:
         return Reason(
             f"{group.said()} {group.have('waits', 'wait')} for Celery task "
             f"{group.wait.get('task', '?')} ({task}) in another application"
+        )
+
+    def _waits_gate(self, group: Group, _: str) -> Reason:
+        what = holders.waits_for(self.database, self.run.id, group.waits_for)
+        return Reason(f"{group.said()} {group.have('waits', 'wait')} for {what}")
+
+    def _waits_entry(self, group: Group, _: str) -> Reason:
+        return Reason(f"{group.said()} {group.have('waits', 'wait')} for the turn of the run")
+
+    def _waits_slot(self, group: Group, _: str) -> Reason:
+        return Reason(
+            f"{group.said()} {group.have('waits', 'wait')} for a slot of its rate{self._until(group)}"
         )
 
     def _waits_pause(self, group: Group, _: str) -> Reason:

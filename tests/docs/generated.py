@@ -36,6 +36,7 @@ from trellis.workflows import (
     Fragment,
     Param,
     Progress,
+    Rate,
     Reason,
     Retry,
     Run,
@@ -176,7 +177,7 @@ def definition_fields() -> str:
     parts: list[str] = []
     models: tuple[tuple[str, type[BaseModel]], ...] = (
         ("The workflow", WorkflowSpec), ("A step", StepSpec), ("map", MapSpec), ("loop", LoopSpec), ("retry", Retry),
-        ("on_failure", Default),
+        ("on_failure", Default), ("rate", Rate),
         ("A step of compensation", UndoSpec),
     )  # fmt: skip
     for title, model in models:
@@ -204,6 +205,7 @@ def _schema_words(field: dict[str, Any], definitions: dict[str, Any]) -> str:
             "Retry": "[a policy](#retry)",
             "Default": "[a default](#on_failure)",
             "MapSpec": "[a map](#map)",
+            "Rate": "[a rate](#rate)",
         }
         return links.get(name, "any value")
     if "enum" in field:
@@ -251,6 +253,7 @@ GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
         (Workflow, ("params", "item", "index", "previous", *_methods(Workflow))),
         (Param, ()),
         (Retry, ("delay", "allows")),
+        (Rate, ()),
         (Default, ()),
     ),
     "In a body": (

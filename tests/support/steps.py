@@ -91,6 +91,20 @@ def wait_for(ledger: str, file: str, ctx: Context) -> str:
     return file
 
 
+@action(name="inside")
+def inside(ledger: str, ctx: Context) -> None:
+    """Leaves a line when it begins, and one when it ends a moment later."""
+    record(ledger, ctx, "begun")
+    time.sleep(0.02)
+    record(ledger, ctx, "done")
+
+
+@action(name="stamps")
+def stamps(ledger: str, ctx: Context) -> None:
+    """Leaves a line with the time."""
+    record(ledger, ctx, f"{time.time():.6f}")
+
+
 @action(name="fails")
 def fails(message: str = "no") -> int:
     """Always fails."""

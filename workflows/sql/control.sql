@@ -15,7 +15,7 @@ SELECT set_config('enable_hashjoin', 'on', true)
 -- name: reopen_steps
 -- Opens the steps again that were cancelled, or failed and took the run with them (its dead letters, discarded ones
 -- too). Each waits for its parents that are open again; the others have counted it down already, a fatal one
--- among them. What came from the parents that stay (`blocked`, a gathering step's inputs) stays.
+-- among them. One with limits goes to its line again, and the next tick asks for it. What came from the parents that stay (`blocked`, a gathering step's inputs) stays.
 WITH fatal AS MATERIALIZED (
     SELECT idx FROM dead_letter WHERE run_id = %(run)s
     UNION
@@ -29,7 +29,9 @@ WITH fatal AS MATERIALIZED (
       FROM again, unnest(dependents) AS d GROUP BY 1
 ), opened AS (
     UPDATE step s
-       SET state = CASE WHEN n.n IS NULL THEN 'ready' ELSE 'waiting' END, missing = coalesce(n.n, 0),
+       SET state = CASE WHEN n.n IS NOT NULL THEN 'waiting'
+                        WHEN s.options ?| '{gates,rate}' THEN 'parked' ELSE 'ready' END,
+           waits_for = coalesce(s.options->'gates'->0->>0, s.options->'rate'->>0), missing = coalesce(n.n, 0),
            attempt = 0, failures = 0, sent = %(sent)s, suspect = false, due_at = clock_timestamp(),
            lease = NULL, lease_until = NULL, worker = NULL, started_at = NULL, finished_at = NULL,
            progress = NULL, result = NULL, error = NULL, wait = NULL
@@ -42,7 +44,12 @@ UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, count(*)::int, (count(*) FILTER (WHERE dependents = '{}'))::int FROM opened
 
 -- name: reopen_run
--- The deadline moves on by the time that has passed since the run was accepted.
+-- The deadline moves on by the time that has passed since the run was accepted. A run that held places of its own has
+-- them again, though others may have taken them meanwhile: it is not sent back to the end of a line.
+WITH held AS (
+    INSERT INTO permit (gate, run_id, idx)
+    SELECT line, id, -1 FROM run, unnest(gates) AS line WHERE id = %(run)s ON CONFLICT DO NOTHING
+)
 UPDATE run r
    SET state = CASE WHEN EXISTS (SELECT FROM pause WHERE kind = 'workflow' AND name = r.workflow)
                     THEN 'paused' ELSE 'running' END,

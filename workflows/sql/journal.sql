@@ -102,6 +102,9 @@ SELECT idx FROM step WHERE run_id = %(run)s AND state || '' = 'running' AND leas
 --   counted what is blocked is skipped at no cost; where branches meet (`join`) it may run all the same
 --   ranked the children without missing parents are free; `mine` are those that this worker goes on with: of
 --          actions that it knows to be short, most urgent first, until their expected milliseconds fill the budget
+--   moved  a freed step with a limit in front of it (`waits_for`) is parked, and comes back under that
+--          limit's name. One that is only going to be skipped needs no place.
+--          A ready step that may not wait for ever for a worker has its patience in `lease_until`
 --   fin    the run itself, counted down by the steps on which nothing depends; a fatal outcome leaves it to end_run
 WITH o AS MATERIALIZED (
     SELECT %(run)s::uuid AS run_id, t.*
@@ -111,10 +114,11 @@ WITH o AS MATERIALIZED (
 ), won AS (
     UPDATE step s
        SET state = o.state, result = o.result, error = o.error,
-           failures = s.failures + o.fault, lease = NULL, lease_until = NULL,
-           sent = false, due_at = now() + interval '1 second' * o.delay,
-           started_at = now() - interval '1 second' * (o.age + o.ran),
-           finished_at = now() - interval '1 second' * o.age
+           failures = s.failures + o.fault, lease = NULL,
+           lease_until = now() + interval '1s' * (o.delay + (s.options->>'queue_timeout')::float8),
+           sent = false, due_at = now() + interval '1s' * o.delay,
+           started_at = now() - interval '1s' * (o.age + o.ran),
+           finished_at = now() - interval '1s' * o.age
       FROM o
      WHERE s.run_id = o.run_id AND s.idx = o.idx AND s.lease = o.lease
     RETURNING s.run_id, s.idx, s.name, s.state, s.dependents, s.attempt, o.error, o.blocks, o.fatal, o.delay
@@ -129,22 +133,21 @@ WITH o AS MATERIALIZED (
       FROM won, unnest(won.dependents) AS d
      WHERE won.state <> 'ready' GROUP BY 1, 2
 ), locked AS MATERIALIZED (
-    SELECT s.run_id, s.idx, s.missing, s.blocked AS was_blocked, s.action, s.queue, s.priority, s.rank, s.expect,
-           need.n, need.blocked,
-           s.blocked + need.blocked > 0 AND coalesce(s.options ? 'join', false) AS joined
+    SELECT s.run_id, s.idx, s.missing, s.action, s.queue, s.priority, s.rank, s.expect,
+           need.n, need.blocked, s.blocked + need.blocked > 0 AND NOT coalesce(s.options ? 'join', false) AS skips,
+           starts_with(s.waits_for, 'gate:') AS gated
       FROM need JOIN step s ON s.run_id = need.run_id AND s.idx = need.idx
      WHERE s.state = 'waiting'
      ORDER BY s.idx FOR NO KEY UPDATE OF s
 ), counted AS (
-    SELECT locked.run_id, locked.idx, locked.n, locked.blocked, locked.priority, locked.rank,
-           locked.missing = locked.n AS free,
-           CASE WHEN locked.missing <> locked.n THEN NULL
-                WHEN locked.was_blocked + locked.blocked > 0 AND NOT locked.joined THEN 0.0
-                WHEN locked.expect > %(short)s THEN NULL
-                WHEN locked.queue = %(queue)s THEN (%(ahead)s::jsonb ->> locked.action)::float8 END AS cost
+    SELECT run_id, idx, n, blocked, priority, rank, missing = n AS free, missing = n AND gated AND NOT skips AS parks,
+           CASE WHEN missing <> n THEN NULL
+                WHEN skips THEN 0.0
+                WHEN gated OR expect > %(short)s THEN NULL
+                WHEN queue = %(queue)s THEN (%(ahead)s::jsonb ->> action)::float8 END AS cost
       FROM locked
 ), ranked AS (
-    SELECT run_id, idx, n, blocked, free,
+    SELECT run_id, idx, n, blocked, free, parks,
            cost IS NOT NULL AND coalesce(sum(cost) OVER before, 0.0) < %(budget)s
            AND count(*) OVER before < %(room)s AS mine
       FROM counted
@@ -153,21 +156,22 @@ WITH o AS MATERIALIZED (
 ), moved AS (
     UPDATE step s
        SET missing = s.missing - k.n, blocked = s.blocked + k.blocked,
-           state = CASE WHEN k.mine THEN 'running' WHEN k.free THEN 'ready' ELSE s.state END,
+           state = CASE WHEN k.mine THEN 'running' WHEN k.parks THEN 'parked' WHEN k.free THEN 'ready' ELSE s.state END,
            sent = k.free, due_at = CASE WHEN k.free THEN now() ELSE s.due_at END,
            attempt = s.attempt + k.mine::int,
            lease = CASE WHEN k.mine THEN %(new_lease)s::uuid END,
            worker = CASE WHEN k.mine THEN %(worker)s END,
            started_at = CASE WHEN k.mine THEN now() END,
-           lease_until = CASE WHEN k.mine THEN now() + interval '1 second'
-                * least(%(seconds)s, coalesce((s.options->>'timeout')::float8, %(timeout)s) + %(grace)s) END
+           lease_until = CASE WHEN k.mine THEN now() + interval '1s'
+                * least(%(seconds)s, coalesce((s.options->>'timeout')::float8, %(timeout)s) + %(grace)s)
+                WHEN k.free THEN now() + interval '1s' * (s.options->>'queue_timeout')::float8 END
       FROM ranked k
      WHERE s.run_id = k.run_id AND s.idx = k.idx
-    RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
+    RETURNING CASE WHEN k.mine THEN 'mine' WHEN k.parks THEN s.waits_for WHEN k.free THEN 'free' END AS kind,
+              s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
               CASE WHEN k.mine THEN s.inputs END AS inputs, CASE WHEN k.mine THEN s.bindings END AS bindings,
               CASE WHEN k.mine THEN s.refs END AS refs, CASE WHEN k.mine THEN s.options END AS options,
-              s.rank, s.expect,
-              CASE WHEN k.mine THEN 'mine' WHEN k.free THEN 'free' END AS kind
+              s.rank, s.expect
 ), fin AS (
     UPDATE run r
        SET missing = r.missing - k.n,
@@ -176,20 +180,12 @@ WITH o AS MATERIALIZED (
       FROM (SELECT count(*) FILTER (WHERE dependents = '{}')::int AS n, bool_or(fatal) AS fatal
               FROM won WHERE state <> 'ready') k
      WHERE r.id = %(run)s AND k.n > 0 AND NOT k.fatal AND r.state IN ('running', 'paused')
-    RETURNING r.state
+    RETURNING r.state, r.gates
 )
-SELECT 'won' AS kind, idx, name, NULL AS action, NULL AS queue, NULL::int AS priority, NULL::int AS attempt,
-       NULL::int AS failures, NULL::int AS blocked, NULL::jsonb AS inputs, NULL::jsonb AS bindings,
-       NULL::int[] AS refs, NULL::jsonb AS options, NULL::real AS rank, NULL::real AS expect
-  FROM won
+SELECT * FROM moved WHERE kind IS NOT NULL
 UNION ALL
-SELECT kind, idx, name, action, queue, priority, attempt, failures, blocked, inputs, bindings, refs, options,
-       rank, expect
-  FROM moved
- WHERE kind IS NOT NULL
-UNION ALL
-SELECT 'closed', 0, state, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-  FROM fin WHERE state = 'succeeded'
+SELECT 'done', 0, (SELECT state FROM fin), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+       ARRAY(SELECT idx FROM won), (SELECT to_jsonb(gates) FROM fin), NULL, NULL
 
 -- name: end_run
 -- Ends a run before its time. `stop_steps` follows in the same transaction, as a statement of its own: it must see
@@ -197,11 +193,11 @@ SELECT 'closed', 0, state, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
 WITH ended AS (
     UPDATE run SET state = %(state)s, error = %(error)s::jsonb, finished_at = clock_timestamp()
      WHERE id = %(run)s AND state IN ('pending', 'running', 'paused')
-    RETURNING id
+    RETURNING id, gates
 ), told AS (
     INSERT INTO event (run_id, kind, detail) SELECT id, 'run.' || %(state)s, %(error)s::jsonb FROM ended
 )
-SELECT id, EXISTS (SELECT FROM run c WHERE c.parent_run = ended.id) FROM ended
+SELECT id, EXISTS (SELECT FROM run c WHERE c.parent_run = ended.id), gates FROM ended
 
 -- name: stop_steps
 -- A worker that still holds one of them finds its lease gone. One update a run, the only statement whose cost is the
@@ -218,6 +214,10 @@ INSERT INTO dead_letter (run_id, idx, workflow, step, action, error)
 SELECT s.run_id, s.idx, (SELECT workflow FROM run WHERE id = %(run)s), s.name, s.action, s.error
   FROM o JOIN step s ON s.run_id = o.run_id AND s.idx = o.idx
     ON CONFLICT (run_id, idx) DO UPDATE SET at = excluded.at, error = excluded.error
+
+-- name: leave_all
+-- The places that a run and its steps held in limits.
+DELETE FROM permit WHERE run_id = %(run)s
 
 -- name: results
 WITH o AS MATERIALIZED (
@@ -280,8 +280,8 @@ WITH o AS MATERIALIZED (
     SELECT %(run)s::uuid AS run_id, t.* FROM unnest(%(idx)s::int[], %(lease)s::uuid[]) AS t(idx, lease)
 )
 UPDATE step s
-   SET state = 'ready', sent = true, due_at = clock_timestamp(), attempt = s.attempt - 1,
-       lease = NULL, lease_until = NULL, started_at = NULL
+   SET state = 'ready', sent = true, due_at = clock_timestamp(), attempt = s.attempt - 1, lease = NULL,
+       lease_until = clock_timestamp() + interval '1 second' * (s.options->>'queue_timeout')::float8, started_at = NULL
   FROM o
  WHERE s.run_id = o.run_id AND s.idx = o.idx AND s.lease = o.lease
 RETURNING s.idx
@@ -303,19 +303,22 @@ RETURNING idx
 -- Wakes the steps of a run that wait for something, because it happened. What they do next is up to their action.
 UPDATE step
    SET state = 'ready', sent = %(sent)s, due_at = clock_timestamp(),
+       lease_until = clock_timestamp() + interval '1 second' * (options->>'queue_timeout')::float8,
        wait = coalesce(wait, '{}') || jsonb_build_object('woken', %(by)s::text)
  WHERE state = 'parked' AND waits_for = %(waits_for)s AND run_id = %(run)s
 RETURNING idx, name, action, queue, priority, attempt, failures, rank, expect
 
 -- name: take_due
--- Wakes parked steps whose time has come. Those without a timer stand in no index that this reads.
+-- Wakes parked steps whose time has come. Those without a timer stand in no index that this reads, and neither do
+-- those that never ran and are parked in front of a limit: they noted nothing (`wait`).
 WITH due AS (
     SELECT run_id, idx FROM step
-     WHERE state = 'parked' AND due_at < 'infinity'::timestamptz AND due_at <= now()
+     WHERE state = 'parked' AND wait IS NOT NULL AND due_at < 'infinity'::timestamptz AND due_at <= now()
      ORDER BY due_at LIMIT %(limit)s
      FOR UPDATE SKIP LOCKED
 )
 UPDATE step s SET state = 'ready', sent = true, due_at = clock_timestamp(),
+       lease_until = clock_timestamp() + interval '1 second' * (s.options->>'queue_timeout')::float8,
        wait = coalesce(wait, '{}') || '{"woken": "time"}'
   FROM due
  WHERE s.run_id = due.run_id AND s.idx = due.idx
@@ -503,13 +506,14 @@ INSERT INTO definition (digest, name, spec) VALUES (%(digest)s, %(name)s, %(spec
 
 -- name: open_run
 -- Same workflow and key, or the same id (a start that is repeated because its commit went unheard): no row comes
--- back, and the one that stands is read instead.
+-- back, and the one that stands is read instead. A child run inherits the deadline of its parent where that is nearer.
 INSERT INTO run (id, workflow, definition, key, correlation_id, state, params, steps, missing,
                  parent_run, parent_idx, origin, origin_kind, deadline_at, tags, tenant, single, gates, hooks, follow)
 VALUES (%(run)s, %(workflow)s, %(definition)s, %(key)s, %(correlation)s, %(state)s, %(params)s::jsonb,
         %(steps)s, %(missing)s, %(parent_run)s, %(parent_idx)s, %(origin)s, %(origin_kind)s,
         -- A child has no more time than its parent.
-        least(%(deadline_at)s::timestamptz, (SELECT p.deadline_at FROM run p WHERE p.id = %(parent_run)s)), %(tags)s::text[], %(tenant)s, %(single)s, %(gates)s::text[], %(hooks)s::jsonb,
+        least(clock_timestamp() + interval '1 second' * %(deadline)s::float8,
+              (SELECT p.deadline_at FROM run p WHERE p.id = %(parent_run)s)), %(tags)s::text[], %(tenant)s, %(single)s, %(gates)s::text[], %(hooks)s::jsonb,
         %(follow)s)
     ON CONFLICT DO NOTHING
 RETURNING id
@@ -523,6 +527,15 @@ UNION ALL
 SELECT id, workflow, state, key, params, correlation_id, definition, steps, error, created_at, started_at,
        finished_at, tags, origin, origin_kind
   FROM run WHERE workflow = %(workflow)s AND key = %(key)s::text
+
+-- name: time_queue
+-- Steps that were ready when they were inserted, and may not wait for ever to be claimed.
+WITH o AS MATERIALIZED (
+    SELECT %(run)s::uuid AS run_id, idx FROM unnest(%(idx)s::int[]) AS t(idx)
+)
+UPDATE step s SET lease_until = clock_timestamp() + interval '1 second' * (s.options->>'queue_timeout')::float8
+  FROM o
+ WHERE s.run_id = o.run_id AND s.idx = o.idx AND s.state || '' = 'ready'
 
 -- name: copy_steps
 COPY step (run_id, idx, name, action, queue, priority, state, missing, sent, dependents, refs, inputs,

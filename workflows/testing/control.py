@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..control import SQL
+from ..gates import first_line
 from .counterparts import Rows, does
-from .steps import ready
+from .steps import options_of, ready
 from .store import Row, Store, of_json
 
 ENDED = ("succeeded", "failed", "cancelled")
@@ -60,7 +61,8 @@ def reopen_steps(store: Store, *, run: str, step: str | None, sent: bool) -> Row
         store.update(
             "step",
             each,
-            state="waiting" if need[idx] else "ready",
+            state="waiting" if need[idx] else "ready" if first_line(options_of(each)) is None else "parked",
+            waits_for=first_line(options_of(each)),
             missing=need[idx],
             attempt=0,
             failures=0,
@@ -89,6 +91,8 @@ _EMPTY = (
 def reopen_run(store: Store, *, run: str, missing: int) -> Rows:
     """The deadline moves on by the time that has passed since the run was accepted."""
     row = store.where("run", id=run)[0]
+    for line in row["gates"] or ():
+        store.insert("permit", gate=line, run_id=run, idx=-1)
     now = store.clock.now()
     paused = store.get("pause", "workflow", row["workflow"]) is not None
     deadline = row["deadline_at"]

@@ -80,6 +80,11 @@ class MemoryConnection:
         return done(self._store, statement, arguments) or []
 
     @contextmanager
+    def pipeline(self) -> Iterator[None]:
+        """Nothing here is far away."""
+        yield
+
+    @contextmanager
     def transaction(self) -> Iterator[None]:
         """A transaction, or a part of one."""
         with self._store.transaction():

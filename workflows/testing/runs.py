@@ -6,7 +6,7 @@ The law: a function does what the statement of its name in sql/journal.sql does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.dialects.postgresql import JSONB
@@ -30,7 +30,7 @@ def open_run(
     *,
     run: str,
     correlation: str,
-    deadline_at: str | datetime | None = None,
+    deadline: float | None = None,
     hooks: str | None = None,
     params: str,
     **columns: Any,
@@ -43,17 +43,17 @@ def open_run(
         other["state"] in OPEN for other in store.where("run", workflow=workflow, single=single)
     ):
         return []
-    deadline = datetime.fromisoformat(deadline_at) if isinstance(deadline_at, str) else deadline_at
+    ends = None if deadline is None else store.clock.now() + timedelta(seconds=deadline)
     parent = None if columns["parent_run"] is None else store.get("run", columns["parent_run"])
     if parent is not None:  # a child has no more time than its parent
-        deadline = min((each for each in (deadline, parent["deadline_at"]) if each is not None), default=None)
+        ends = min((each for each in (ends, parent["deadline_at"]) if each is not None), default=None)
     row = store.insert(
         "run",
         id=run,
         correlation_id=correlation,
         params=jsonb(params),
         hooks=None if hooks is None else jsonb(hooks),
-        deadline_at=deadline,
+        deadline_at=ends,
         **columns,
     )
     return [] if row is None else [(run,)]
@@ -80,7 +80,14 @@ def end_run(store: Store, *, run: str, state: str, error: str | None) -> Rows:
     kept = None if error is None else jsonb(error)
     store.update("run", row, state=state, error=kept, finished_at=store.clock.now())
     store.insert("event", run_id=run, kind=f"run.{state}", detail=kept)
-    return [(run, bool(store.where("run", parent_run=run)))]
+    return [(run, bool(store.where("run", parent_run=run)), row["gates"])]
+
+
+@does(SQL["leave_all"])
+def leave_all(store: Store, *, run: str) -> None:
+    """The places that a run and its steps held in limits."""
+    for row in store.where("permit", run_id=run):
+        store.delete("permit", row)
 
 
 @does(SQL["open_children"])

@@ -18,6 +18,7 @@ from typing import Any
 from ...tasks.errors import NotInProcess, StepTimeout
 from ...tasks.settings import Settings
 from .. import recovery, registry
+from ..admission import Admission
 from ..bundle import Bundle
 from ..dispatch import Dispatcher, is_ranked
 from ..durations import Durations
@@ -165,6 +166,8 @@ class HandEngine(Engine):
         super().__init__(settings, database=MemoryDatabase(settings, self.store))
         self.durations = Unmeasured(self.journal)
         self.messages = self.dispatcher = Messages(self)
+        self.admission = Admission(self.database, self.messages, settings)
+        self.admission.patience = 0.0  # the clock here does not move while somebody waits
         self.hand = self.keeper = HandKeeper(self)
         self.bodies = self.actions = Bodies(registry.actions)
         self.bounds = HandClock(clock, self.hand.look)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
+from ..gates import PREFIX
 from ..journal import SQL
 from .counterparts import Rows, does
 from .store import Row, Store, as_json, jsonb, of_json
@@ -18,7 +19,6 @@ from .store import Row, Store, as_json, jsonb, of_json
 OPEN = ("pending", "running", "paused")
 
 
-_EMPTY = (None,) * 12
 _PLAIN = ("idx", "name", "action", "queue", "priority", "attempt", "failures")
 
 
@@ -189,20 +189,45 @@ def complete(
     told = json.loads(outcomes)
     won = [(step, each) for each in told if (step := _record(store, run, each)) is not None]
     over = [(step, each) for step, each in won if step["state"] != "ready"]
-    answer: Rows = [("won", step["idx"], step["name"], *_EMPTY) for step, _ in won]
+    answer: Rows = []
     for step in _count_down(store, run, over):
-        answer.append(("free", *claimed(step)[:8], None, None, None, None, step["rank"], step["expect"]))
+        kind = step["waits_for"] if step["state"] == "parked" else "free"
+        answer.append((kind, *claimed(step)[:8], None, None, None, None, step["rank"], step["expect"]))
+    state, gates = _close(store, run, over)
+    ours = [step["idx"] for step, _ in won]
+    answer.append(("done", 0, state, *(None,) * 8, ours, gates, None, None))
+    return answer
+
+
+def _close(
+    store: Store, run: str, over: Sequence[tuple[Row, dict[str, Any]]]
+) -> tuple[str | None, list[str] | None]:
+    """Counts the run down, and ends it where nothing is left; answers with its state and its gates."""
     ends = sum(1 for step, _ in over if not step["dependents"])
     row = store.get("run", run)
-    if row is not None and ends and not any(each["fatal"] for _, each in over):
-        if row["state"] not in ("running", "paused"):
-            return answer
-        left = row["missing"] - ends
-        closed = {} if left else {"state": "succeeded", "finished_at": store.clock.now()}
-        store.update("run", row, missing=left, **closed)
-        if closed:
-            answer.append(("closed", 0, "succeeded", *_EMPTY))
-    return answer
+    if row is None or not ends or any(each["fatal"] for _, each in over):
+        return None, None
+    if row["state"] not in ("running", "paused"):
+        return None, None
+    left = row["missing"] - ends
+    closed = {} if left else {"state": "succeeded", "finished_at": store.clock.now()}
+    row = store.update("run", row, missing=left, **closed)
+    return row["state"], row["gates"]
+
+
+def patience(step: Row, since: datetime) -> datetime | None:
+    """Until when a step that is ready since then waits for a worker."""
+    seconds = options_of(step).get("queue_timeout")
+    return None if seconds is None else since + timedelta(seconds=seconds)
+
+
+@does(SQL["time_queue"])
+def time_queue(store: Store, *, run: str, idx: Sequence[int]) -> None:
+    """Steps that were ready when they were inserted, and may not wait for ever to be claimed."""
+    for each in idx:
+        step = store.get("step", run, each)
+        if step is not None and step["state"] == "ready":
+            store.update("step", step, lease_until=patience(step, store.clock.now()))
 
 
 def _record(store: Store, run: str, outcome: dict[str, Any]) -> Row | None:
@@ -219,7 +244,7 @@ def _record(store: Store, run: str, outcome: dict[str, Any]) -> Row | None:
         error=as_json(error),
         failures=step["failures"] + outcome["fault"],
         lease=None,
-        lease_until=None,
+        lease_until=patience(step, now + timedelta(seconds=outcome["delay"])),
         sent=False,
         due_at=now + timedelta(seconds=outcome["delay"]),
         finished_at=now,
@@ -245,7 +270,11 @@ def _count_down(store: Store, run: str, over: Iterable[tuple[Row, dict[str, Any]
         if child is None or child["state"] != "waiting":
             continue
         left = child["missing"] - need[idx]
-        free = {} if left else {"state": "ready", "sent": True, "due_at": store.clock.now()}
+        now = store.clock.now()
+        skips = child["blocked"] + blocked[idx] > 0 and "join" not in options_of(child)
+        parks = (child["waits_for"] or "").startswith(PREFIX) and not skips
+        state, late = "parked" if parks else "ready", patience(child, now)
+        free = {} if left else {"state": state, "sent": True, "due_at": now, "lease_until": late}
         child = store.update("step", child, missing=left, blocked=child["blocked"] + blocked[idx], **free)
         if free:
             yield child
@@ -266,7 +295,7 @@ def release(store: Store, *, run: str, idx: Sequence[int], lease: Sequence[str])
                 due_at=store.clock.now(),
                 attempt=step["attempt"] - 1,
                 lease=None,
-                lease_until=None,
+                lease_until=patience(step, store.clock.now()),
                 started_at=None,
             )
             found.append((each,))

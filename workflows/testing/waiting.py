@@ -11,7 +11,7 @@ from datetime import datetime
 from ..journal import SQL
 from .clock import NEVER
 from .counterparts import Rows, does
-from .steps import ready, seconds_from
+from .steps import patience, ready, seconds_from
 from .store import TRIGGERS, Row, Store, as_json, of_json
 
 
@@ -59,7 +59,10 @@ def park(
 def rouse(store: Store, step: Row, by: str, *, sent: bool = True) -> Row:
     """A parked step, ready again, with a note of what woke it."""
     wait = as_json({**(of_json(step["wait"]) or {}), "woken": by})
-    return store.update("step", step, state="ready", sent=sent, due_at=store.clock.now(), wait=wait)
+    now = store.clock.now()
+    return store.update(
+        "step", step, state="ready", sent=sent, due_at=now, lease_until=patience(step, now), wait=wait
+    )
 
 
 @does(SQL["wake"])
@@ -94,7 +97,7 @@ def take_woken(store: Store, *, run: str, idx: int) -> Rows:
 def take_due(store: Store, *, limit: int) -> Rows:
     """Wakes the parked steps whose time has come."""
     now = store.clock.now()
-    due = [step for step in store.where("step", state="parked") if step["due_at"] <= now]
+    due = [s for s in store.where("step", state="parked") if s["wait"] is not None and s["due_at"] <= now]
     due.sort(key=lambda step: step["due_at"])
     return [announced(store, rouse(store, step, "time")) for step in due[:limit]]
 

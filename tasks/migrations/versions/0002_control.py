@@ -51,15 +51,15 @@ STATEMENTS = (
     ALTER TABLE step
         ADD COLUMN rank real,
         ADD COLUMN expect real,
-        ADD COLUMN waits_for text,
+        ADD COLUMN waits_for text COLLATE "C",
         ADD COLUMN wait jsonb,
-        ADD COLUMN fair text,
+        ADD COLUMN fair text COLLATE "C",
         ADD COLUMN intent smallint
     """,
     "CREATE INDEX step_parked ON step (waits_for, fair, priority DESC, run_id, idx) WHERE state = 'parked'",
     """
     CREATE INDEX step_timer ON step (due_at)
-     WHERE state = 'parked' AND due_at < 'infinity'::timestamptz
+     WHERE state = 'parked' AND wait IS NOT NULL AND due_at < 'infinity'::timestamptz
     """,
     "CREATE INDEX step_overdue ON step (lease_until) WHERE state = 'ready' AND lease_until IS NOT NULL",
     """
