@@ -12,19 +12,12 @@ from typing import Any
 from trellis.workflows import Artifact, Context, Retry, action
 
 from . import ledger
+from .sums import total
 from .trigger import folder, passed
 
 SOON = Retry(attempts=9, base=0.05, max_delay=0.3, jitter=0.5)
 PATIENT = Retry(attempts=1000, backoff="constant", base=0.2)
 BIG = "x" * 4000
-
-
-def total(parts: list[Any]) -> int:
-    """Numbers and lists of numbers, added up; anything else (an artifact) counts nothing."""
-    found = 0
-    for part in parts:
-        found += total(part) if isinstance(part, list) else part if isinstance(part, int) else 0
-    return found
 
 
 def told(ctx: Context, kind: str) -> None:
@@ -122,3 +115,28 @@ def load(file: Artifact, ctx: Context) -> int:
     leave(ctx)
     told(ctx, "end")
     return int(number)
+
+
+@action(name="chaos.append")
+def append(value: int, parts: list[Any], count: int, ctx: Context) -> int:
+    """Appends a chain and a map to its run."""
+    told(ctx, "begin")
+    more = ctx.fragment()
+    last = more.step("n0", effect, value=value, parts=parts)
+    for number in range(1, count):
+        last = more.step(f"n{number}", effect, value=value, parts=[last])
+    more.map("m", effect, over=list(range(count)), value=value, parts=[more.item, last])
+    ctx.append(more)
+    leave(ctx)
+    told(ctx, "end")
+    return count
+
+
+@action(name="chaos.appended")
+def appended(parent: str, parts: list[Any], ctx: Context) -> int:
+    """The sum of what a step has appended."""
+    told(ctx, "begin")
+    value = total([step.result for step in ctx.appended(parent).values()])
+    leave(ctx)
+    told(ctx, "end")
+    return value

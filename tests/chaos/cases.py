@@ -190,7 +190,8 @@ class _Play:
             # The tick announces what was started without a broker.
             quiet = self.case.point == "inside tick" or self.rng.random() < 0.25
             client = self.stage.without_broker if quiet else self.stage.client
-            run = client.start(workflow, {"base": base}, key=f"{self.id}-{number}")
+            tag = f"{self.id}-{number}"
+            run = client.start(workflow, {"base": base, "tag": tag}, key=tag)
             self.runs[run.id] = base
             for node in self.program.nodes:
                 if node.kind == "signal":

@@ -59,6 +59,25 @@ def check(
     yield from moves(connection, run, lines)
     yield from _tidy(connection, run, steps)
     yield from _children(connection, run, program, steps, ledger)
+    yield from _elsewhere(connection, run, program, steps, ledger)
+
+
+def _elsewhere(
+    connection: psycopg.Connection[Any],
+    run: str,
+    program: Program,
+    steps: Mapping[str, Any],
+    ledger: Mapping[str, Sequence[Line]],
+) -> Iterator[str]:
+    """Tasks of the other application: it knows no runs, so its lines stand under the run's tag."""
+    [(tag,)] = connection.execute("SELECT params ->> 'tag' FROM run WHERE id = %s", [run]).fetchall()
+    for node in program.nodes:
+        if node.kind == "foreign" and steps[node.name][0] == "succeeded":
+            ids = {
+                line.key for line in ledger.get(tag, []) if line.step == node.name and line.kind == "effect"
+            }
+            if len(ids) != 1:
+                yield f"{node.name} had its effect elsewhere under {len(ids)} ids"
 
 
 def _children(

@@ -77,7 +77,7 @@ def install() -> None:
     wrap(
         Journal, "decide", before="before parking", after="after parking", when=lambda answer: answer is None
     )
-    wrap(Journal, "add", after="inside map expansion", when=lambda _: True)
+    wrap(Journal, "widen", after="inside map expansion", when=lambda _: True)
     _install_lie()
     trigger.learn({**FAULTS, "commit unheard": _tell_a_lie})
     fsspec.register_implementation("chaosdisk", FullDisk, clobber=True)

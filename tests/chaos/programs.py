@@ -15,7 +15,7 @@ from trellis.workflows import Workflow
 from trellis.workflows.spec import Default
 
 from . import actions
-from .actions import total
+from .sums import total
 
 ANY = object()  # a value that the model does not know (an artifact's address)
 NOTHING = object()  # no value: the step was skipped, or failed
@@ -62,7 +62,7 @@ def signal_of(node: Node) -> str:
 
 
 KINDS = ("effect", "effect", "flaky", "slow", "map", "map of a result", "skipped", "default", "stored")
-KINDS += ("stored or not", "condition", "signal", "sleep", "child")
+KINDS += ("stored or not", "condition", "signal", "sleep", "child", "foreign")
 
 
 def draw(seed: int, *always: str) -> Program:
@@ -71,7 +71,9 @@ def draw(seed: int, *always: str) -> Program:
     nodes = [Node("root", "effect", (), rng.randrange(100))]
     nodes.append(Node("m", "map", ("root",), rng.randrange(100), _mapped(rng) | {"count": rng.randint(2, 9)}))
     for number, kind in enumerate(always):
-        nodes.append(Node(f"a{number}", kind, ("root",), rng.randrange(100)))
+        made = [nodes[0]]
+        _add(made, kind, f"a{number}", rng)
+        nodes += made[1:]
     for number, kind in enumerate(rng.choice(KINDS) for _ in range(rng.randint(4, 8))):
         _add(nodes, kind, f"s{number}", rng)
     over = [node.name for node in nodes[2:] if node.kind not in ("listing", "store", "store_or_not")]
@@ -106,9 +108,12 @@ def _add(nodes: list[Node], kind: str, name: str, rng: Random) -> None:
         nodes.append(Node(name, "load", (f"{name}w",), value))
     elif kind == "stored or not":
         nodes.append(Node(name, "store_or_not", parents, value))
+    elif kind == "append":
+        nodes.append(Node(name, "append", parents, value, {"count": rng.randint(1, 4)}))
+        nodes.append(Node(f"{name}g", "appended", (name,), 0, {"parent": name}))
     elif kind == "condition":
         nodes.append(Node(name, "effect", parents, value, {"above": rng.choice((-1, 500, 1000))}))
-    elif kind in ("signal", "sleep", "child"):
+    elif kind in ("signal", "sleep", "child", "foreign"):
         nodes.append(Node(name, kind, parents, value))
     else:
         more = {"expect": rng.choice((0.02, 0.5, 3.0))} if rng.random() < 0.2 else {}
@@ -124,7 +129,7 @@ def _mapped(rng: Random) -> dict[str, Any]:
 
 def workflow(program: Program) -> Workflow:
     """The program as Trellis runs it; its one parameter goes into the root."""
-    wf = Workflow(f"chaos-{program.seed}", params={"base": int}, register=False)
+    wf = Workflow(f"chaos-{program.seed}", params={"base": int, "tag": str}, register=False)
     made: dict[str, Any] = {}
     for node in program.nodes:
         parts = [made[name] for name in node.parents] or [wf.params.base]
@@ -147,8 +152,17 @@ def _sleep(wf: Workflow, node: Node, parts: list[Any]) -> Any:
     return wf.sleep(node.name, 0.1 + node.value / 200, after=node.parents)
 
 
+def _appended(wf: Workflow, node: Node, parts: list[Any]) -> Any:
+    return wf.step(node.name, actions.appended, parent=node.options["parent"], parts=parts)
+
+
+def _foreign(wf: Workflow, node: Node, parts: list[Any]) -> Any:
+    given = [wf.params.tag, node.name, node.value, parts]
+    return wf.step(node.name, task="elsewhere.add", args=given, queue="elsewhere")
+
+
 def _child(wf: Workflow, node: Node, parts: list[Any]) -> Any:
-    return wf.child(node.name, workflow(CHILD), base=node.value, after=node.parents)["last"]
+    return wf.child(node.name, workflow(CHILD), base=node.value, tag="", after=node.parents)["last"]
 
 
 def _broken(wf: Workflow, node: Node, parts: list[Any]) -> Any:
@@ -186,6 +200,8 @@ BUILD: dict[str, Callable[[Workflow, Node, list[Any]], Any]] = {
     "signal": _signal,
     "sleep": _sleep,
     "child": _child,
+    "appended": _appended,
+    "foreign": _foreign,
 }
 
 
@@ -272,6 +288,39 @@ def _child_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any
     return last
 
 
+def _append_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    count, value = node.options["count"], node.value
+    rows[node.name] = Expected(DONE, count, 1)
+    last = total(parts)
+    for number in range(count):
+        last += value
+        rows[f"{node.name}.n{number}"] = Expected(DONE, last, 1)
+    rows[f"{node.name}.m"] = Expected(DONE, count, 0)
+    items = [value + item + last for item in range(count)]
+    for item, found in enumerate(items):
+        rows[f"{node.name}.m[{item}]"] = Expected(DONE, found, 1)
+    rows[f"{node.name}.m[]"] = Expected(DONE, items, 0)
+    return count
+
+
+def _appended_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    prefix = f"{node.options['parent']}."
+    value = total([row.value for name, row in rows.items() if _told_by(name, prefix)])
+    rows[node.name] = Expected(DONE, value, 1)
+    return value
+
+
+def _told_by(name: str, prefix: str) -> bool:
+    """Whether `ctx.appended` has the row: steps and gathered lists, no items and no map itself."""
+    return name.startswith(prefix) and (name.endswith("[]") or name[len(prefix)] == "n")
+
+
+def _foreign_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    value = node.value + total(parts)
+    rows[node.name] = Expected(DONE, value, 0)
+    return value
+
+
 MODEL: dict[str, Callable[[Node, list[Any], dict[str, Expected]], Any]] = {
     "broken": _broken_model,
     "listing": _listing_model,
@@ -282,4 +331,7 @@ MODEL: dict[str, Callable[[Node, list[Any], dict[str, Expected]], Any]] = {
     "signal": _signal_model,
     "sleep": _sleep_model,
     "child": _child_model,
+    "append": _append_model,
+    "appended": _appended_model,
+    "foreign": _foreign_model,
 }

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -45,15 +46,24 @@ QUICK: dict[str, Any] = {
     "max_crashes": 25,
 }
 WORKERS = ("one", "two")
+ELSEWHERE = "elsewhere"  # the queue of an application that knows nothing of Trellis
+_MIGRATION = threading.Lock()
 
 
 class Program:
     """A Celery program that is started again whenever it is found dead."""
 
-    def __init__(self, name: str, arguments: tuple[str, ...], env: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: tuple[str, ...],
+        env: dict[str, str],
+        folder: Path,
+        application: str = "trellis.tasks",
+    ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
-        self._command = [sys.executable, "-m", "celery", "-A", "trellis.tasks", *arguments]
+        self._command = [sys.executable, "-m", "celery", "-A", application, *arguments]
         self._env = env
         self.popen: subprocess.Popen[bytes] | None = None
         self.starts = 0
@@ -96,7 +106,8 @@ class Stage:
             imports=("chaos.actions", "chaos.points"),
             **QUICK,
         )
-        schema.migrate(servers.database_url)
+        with _MIGRATION:  # Alembic's context is the process's, not the thread's
+            schema.migrate(servers.database_url)
         with psycopg.connect(servers.database_url, autocommit=True) as connection:
             connection.execute(laws.HISTORY)
         self.client = Client(self.settings)
@@ -105,6 +116,9 @@ class Stage:
         self.workers = [self._worker(name) for name in WORKERS]
         beat = ("beat", "-s", str(folder / "schedule"), "-l", "warning")
         self.beat = Program("beat", beat, self._environment("beat"), folder)
+        other = ("worker", "-n", "other@chaos", "-c", "1", "-Q", ELSEWHERE, "-l", "info")
+        env = self._environment("beat", CELERY_BROKER_URL=servers.broker_url)
+        self.elsewhere = Program(ELSEWHERE, other, env, folder, "chaos.elsewhere")
 
     def _worker(self, name: str) -> Program:
         arguments = ("worker", "-n", f"{name}@chaos", "-c", "2", "-P", "prefork", "-l", "info")
@@ -130,7 +144,7 @@ class Stage:
 
     def supervise(self) -> None:
         """Start what is dead."""
-        for program in (*self.workers, self.beat):
+        for program in (*self.workers, self.elsewhere, self.beat):
             program.start()
 
     def ready(self, seconds: float = 60.0) -> None:
@@ -150,7 +164,7 @@ class Stage:
 
     def close(self) -> None:
         """End every program."""
-        for program in (self.beat, *self.workers):
+        for program in (self.beat, self.elsewhere, *self.workers):
             program.end()
         self.client.close()
         self.without_broker.close()
