@@ -238,15 +238,15 @@ class Bundle:
             self._limited[step.idx] = step.options
         if blocked(step):
             return skipped(step)
-        if not self._ours(step):
-            log.warning("step.lost", step=step.name)
-            return None
         began = time.monotonic()
         try:
             results = self._upstream(step)
             if not wanted(step, self._parameters(step), results):
                 return skipped(step)
             inputs = self._inputs(step, results)
+            if not self._ours(step):
+                log.warning("step.lost", step=step.name)
+                return None
             native = NATIVES.get(step.action)
             if native is not None:
                 return self._native(native, step, inputs)

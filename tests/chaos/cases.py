@@ -129,7 +129,7 @@ def passages(point: str, program: programs.Program, rng: Random) -> int:
     """At which passage of a point the fault happens: one that every play of the program reaches."""
     if point == "inside tick":
         return 1
-    if point in ("before the effect", "after the effect") and program.fails is None:
+    if point in ("before the effect", "after the effect") and program.fatal is None:
         expected = programs.model(program, 0).values()
         return rng.randint(1, RUNS * sum(row.effects for row in expected))
     if point.endswith("completion commit"):
@@ -153,6 +153,7 @@ class _Play:
         self.rng = Random(case.seed)
         self.program = programs.draw(case.seed, *NEEDS.get(case.point, ()))
         self.signals: list[Signal] = []
+        self.paused: laws.Pause | None = None
         self.id = case.name
         self.runs: dict[str, int] = {}  # id to the parameter
         self.start = ledger.size(stage.folder)
@@ -173,6 +174,7 @@ class _Play:
         finally:
             (stage.folder / ARMED).unlink()
             helper.end()
+            self.paused = helper.paused
         if not helper.fired:
             yield f"{case.point} was passed fewer than {passage} times"
         yield from self.wrong(ledger.read(stage.folder, self.start))
@@ -180,7 +182,7 @@ class _Play:
     def wrong(self, lines: Mapping[str, list[Line]]) -> Iterator[str]:
         """What the laws find, now."""
         for run, base in self.runs.items():
-            for problem in laws.check(self.stage.connect(), run, self.program, base, lines):
+            for problem in laws.check(self.stage.connect(), run, self.program, base, lines, self.paused):
                 yield f"run {run}: {problem}"
 
     def _start(self) -> None:
@@ -237,6 +239,7 @@ class _Helper:
         self._thread: threading.Thread | None = None
         self._said: dict[str, int | str] = {}
         self.fired = False
+        self.paused: laws.Pause | None = None
 
     def look(self) -> bool:
         """Do what is due; whether nothing more is to be done."""
@@ -261,8 +264,9 @@ class _Helper:
             # Two leases, the look of a tick between them, and some time for the others to go ahead.
             if passed < 2 * quick.lease_seconds + 4 * quick.tick_seconds:
                 return False
+            self.paused = laws.Pause(int(self._said["pid"]), int(self._said["group"]), ledger.now())
             with suppress(ProcessLookupError):
-                os.killpg(int(self._said["group"]), signal.SIGCONT)
+                os.killpg(self.paused.group, signal.SIGCONT)
         if fault == "disk full":
             if passed < 0.2 + self._arm.variant / 1000:
                 return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -28,6 +28,7 @@ BEGIN
 END $$;
 CREATE TRIGGER chaos_note AFTER UPDATE ON step FOR EACH ROW WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION chaos_note();
 """
+_AWAKE = 0.5  # seconds for all processes of a stopped worker to go on, on a busy machine
 _STEPS = """
 SELECT name, state, result, missing, attempt, lease IS NOT NULL FROM step WHERE run_id = %s ORDER BY idx
 """
@@ -42,23 +43,25 @@ def check(
     program: Program,
     base: int,
     ledger: Mapping[str, Sequence[Line]],
+    paused: Pause | None = None,
 ) -> Iterator[str]:
     """Everything that is wrong with a run that should be over, and with its child runs."""
+    fails = program.fails(base)
     lines = ledger.get(run, [])
     rows = connection.execute(_STEPS, [run]).fetchall()
     steps = {row[0]: row[1:] for row in rows}
     expected = model(program, base)
-    yield from _end(connection, run, program)
+    yield from _end(connection, run, fails)
     if len(steps) != len(rows):
         yield "two rows have the same name"
-    if program.fails is None:
+    if fails is None:
         yield from _ends(steps, expected)
     else:
         yield from _failed(steps, expected, program)
-    yield from _effects(steps, expected, lines, everything=program.fails is None)
-    yield from moves(connection, run, lines)
+    yield from _effects(steps, expected, lines, everything=fails is None)
+    yield from moves(connection, run, lines, paused)
     yield from _tidy(connection, run, steps)
-    yield from _children(connection, run, program, steps, ledger)
+    yield from _children(connection, run, program if fails is None else None, steps, ledger)
     yield from _elsewhere(connection, run, program, steps, ledger)
 
 
@@ -83,18 +86,19 @@ def _elsewhere(
 def _children(
     connection: psycopg.Connection[Any],
     run: str,
-    program: Program,
+    program: Program | None,
     steps: Mapping[str, Any],
     ledger: Mapping[str, Sequence[Line]],
 ) -> Iterator[str]:
+    """Child runs, one for each such step; those of a run that failed (no program) are merely over."""
     found = connection.execute("SELECT id, params FROM run WHERE parent_run = %s", [run]).fetchall()
-    wanted = [
-        node.name for node in program.nodes if node.kind == "child" and steps[node.name][0] == "succeeded"
-    ]
-    if program.fails is None and len(found) != len(wanted):
-        yield f"{len(wanted)} steps are child runs, and there are {len(found)}"
+    if program is not None:
+        children = [node.name for node in program.nodes if node.kind == "child"]
+        wanted = [name for name in children if steps[name][0] == "succeeded"]
+        if len(found) != len(wanted):
+            yield f"{len(wanted)} steps are child runs, and there are {len(found)}"
     for child, params in found:
-        if program.fails is None:
+        if program is not None:
             problems = check(connection, str(child), CHILD, params["base"], ledger)
         else:
             problems = moves(connection, str(child), ledger.get(str(child), []))
@@ -102,19 +106,19 @@ def _children(
             yield f"child run {child}: {problem}"
 
 
-def _end(connection: psycopg.Connection[Any], run: str, program: Program) -> Iterator[str]:
+def _end(connection: psycopg.Connection[Any], run: str, fails: str | None) -> Iterator[str]:
     found = connection.execute("SELECT state, missing, steps, error FROM run WHERE id = %s", [run]).fetchone()
     if found is None:
         yield "the run is gone"
         return
     state, missing, steps, error = found
-    wanted = "succeeded" if program.fails is None else "failed"
+    wanted = "succeeded" if fails is None else "failed"
     if state != wanted:
         yield f"the run {state} and should have {wanted} ({error})"
     if state == "succeeded" and missing != 0:
         yield f"the run succeeded while {missing} steps were missing"
-    if program.fails is not None and (error or {}).get("step") != program.fails:
-        yield f"the run failed with {error}, not with {program.fails}"
+    if fails is not None and (error or {}).get("step") != fails:
+        yield f"the run failed with {error}, not with {fails}"
     [(count,)] = connection.execute("SELECT count(*) FROM step WHERE run_id = %s", [run]).fetchall()
     if count != steps:
         yield f"the run counts {steps} steps and has {count}"
@@ -137,8 +141,8 @@ def _ends(steps: Mapping[str, Any], expected: Mapping[str, Expected]) -> Iterato
 def _failed(steps: Mapping[str, Any], expected: Mapping[str, Expected], program: Program) -> Iterator[str]:
     """A run that failed: what the failed step needed is as foretold, the rest is merely over."""
     parents = {node.name: node.parents for node in program.nodes}
-    assert program.fails is not None
-    needed, open_ = set(), [program.fails]
+    assert program.fatal is not None
+    needed, open_ = set(), [program.fatal]
     while open_:
         name = open_.pop()
         needed.add(name)
@@ -173,8 +177,23 @@ def _effects(
             yield f"{name} succeeded without its effect"
 
 
-def moves(connection: psycopg.Connection[Any], run: str, lines: Sequence[Line]) -> Iterator[str]:
-    """States that changed as they may not, and bodies that began after their step was finished."""
+class Pause(NamedTuple):
+    """A worker that was stopped: which process at the point, and when all of it went on."""
+
+    pid: int
+    group: int
+    until: float  # seconds since the epoch
+
+
+def moves(
+    connection: psycopg.Connection[Any], run: str, lines: Sequence[Line], paused: Pause | None = None
+) -> Iterator[str]:
+    """States that changed as they may not, and bodies that began after their step was finished.
+
+    A worker looks whether a step is still its own right before it begins the body. If it is stopped in the tenth of a
+    millisecond between the two, it begins too late, and nothing can be done about it: that is allowed to the other
+    processes of a worker that was stopped as a whole, at the moment in which it goes on.
+    """
     finished: dict[str, float] = {}
     for idx, name, source, target, at in connection.execute(_MOVES, [run]).fetchall():
         if StepState(target) not in STEP_MOVES[StepState(source)]:
@@ -182,9 +201,15 @@ def moves(connection: psycopg.Connection[Any], run: str, lines: Sequence[Line]) 
         if StepState(target) in STEP_ENDS and target != "cancelled":
             finished[name] = at
     for line in lines:
-        if line.kind == "begin" and line.at > finished.get(line.step, line.at):
-            late = line.at - finished[line.step]
+        late = line.at - finished.get(line.step, line.at)
+        if line.kind == "begin" and late > 0 and not _woke_up(line, paused):
             yield f"{line.step} began attempt {line.attempt} {late:.3f} s after it was finished"
+
+
+def _woke_up(line: Line, paused: Pause | None) -> bool:
+    if paused is None or line.group != paused.group or line.pid == paused.pid:
+        return False
+    return 0 <= line.at - paused.until < _AWAKE
 
 
 def _tidy(connection: psycopg.Connection[Any], run: str, steps: Mapping[str, Any]) -> Iterator[str]:

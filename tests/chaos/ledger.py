@@ -26,6 +26,7 @@ class Line(NamedTuple):
     attempt: int
     key: str  # the idempotency key
     pid: int
+    group: int  # the worker, as a process group
 
 
 def now() -> float:
@@ -35,7 +36,7 @@ def now() -> float:
 
 def write(folder: str | Path, kind: str, run: str, step: str, attempt: int, key: str) -> None:
     """Append a line."""
-    line = json.dumps([now(), kind, run, step, attempt, key, os.getpid()]) + "\n"
+    line = json.dumps([now(), kind, run, step, attempt, key, os.getpid(), os.getpgrp()]) + "\n"
     descriptor = os.open(Path(folder) / FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(descriptor, line.encode())

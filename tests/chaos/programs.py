@@ -38,7 +38,11 @@ class Program:
 
     seed: int
     nodes: tuple[Node, ...]
-    fails: str | None  # the step with which every run fails
+    fatal: str | None  # the step with which a run fails, where its turn comes
+
+    def fails(self, base: int) -> str | None:
+        """The step with which a run of this parameter fails; None where it succeeds."""
+        return self.fatal if self.fatal and model(self, base)[self.fatal].states == FAILED else None
 
 
 class Expected(NamedTuple):
@@ -48,6 +52,8 @@ class Expected(NamedTuple):
     value: Any
     effects: int  # how many effects at least (0 or 1)
 
+
+DONE, FAILED, SKIPPED = (frozenset({state}) for state in ("succeeded", "failed", "skipped"))
 
 # What a step of kind "child" runs.
 CHILD = Program(0, (Node("root", "effect", (), 7), Node("last", "effect", ("root",), 11)), None)
@@ -79,14 +85,10 @@ def draw(seed: int, *always: str) -> Program:
     over = [node.name for node in nodes[2:] if node.kind not in ("listing", "store", "store_or_not")]
     below = ("m", *rng.sample(over, min(len(over), 2)))
     nodes.append(Node("last", "effect", below, rng.randrange(100)))
-    fails = None
-    if rng.random() < 0.12:
-        fails = "fatal"
-        nodes.append(Node(fails, "broken", ("last",), rng.randrange(100), {"policy": "fail"}))
-    program = Program(seed, tuple(nodes), fails)
-    if fails is not None and model(program, 0)["fatal"].states == frozenset({"skipped"}):
-        return Program(seed, program.nodes, None)
-    return program
+    fatal = "fatal" if rng.random() < 0.12 else None
+    if fatal is not None:
+        nodes.append(Node(fatal, "broken", ("last",), rng.randrange(100), {"policy": "fail"}))
+    return Program(seed, tuple(nodes), fatal)
 
 
 def _add(nodes: list[Node], kind: str, name: str, rng: Random) -> None:
@@ -206,9 +208,6 @@ BUILD: dict[str, Callable[[Workflow, Node, list[Any]], Any]] = {
 
 
 # --- as a model
-
-
-DONE, FAILED, SKIPPED = (frozenset({state}) for state in ("succeeded", "failed", "skipped"))
 
 
 def model(program: Program, base: int) -> dict[str, Expected]:
