@@ -34,6 +34,7 @@ POINTS = (
     "after completion commit",
     "inside tick",
     "inside map expansion",
+    "inside append",
     "before parking",
     "after parking",
 )
@@ -51,10 +52,11 @@ FAULTS = (
     "clock behind",
     "disk full",
 )
-NEEDS = {
-    "before parking": ("sleep", "child"),
-    "after parking": ("child", "sleep"),
-}  # so that each run passes them
+NEEDS = {  # so that each run passes the point
+    "inside append": ("append",),
+    "before parking": ("sleep", "child", "foreign"),
+    "after parking": ("foreign", "child", "sleep"),
+}
 RUNS = 3  # of one program in a case
 PATIENCE = 60.0  # seconds for all of them
 
@@ -177,7 +179,18 @@ class _Play:
             self.paused = helper.paused
         if not helper.fired:
             yield f"{case.point} was passed fewer than {passage} times"
+        yield from self._places()
         yield from self.wrong(ledger.read(stage.folder, self.start))
+
+    def _places(self) -> Iterator[str]:
+        """Places in limits that nobody gives back: a killed worker's are found by the next ticks."""
+        statement = "SELECT count(*) FROM permit WHERE run_id = ANY(%s::uuid[])"
+        try:
+            self.stage.until(
+                lambda: self.stage.rows(statement, list(self.runs)) == [(0,)], 15.0, "places given back"
+            )
+        except TimeoutError as late:
+            yield str(late)
 
     def wrong(self, lines: Mapping[str, list[Line]]) -> Iterator[str]:
         """What the laws find, now."""

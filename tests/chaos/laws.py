@@ -60,7 +60,7 @@ def check(
         yield from _failed(steps, expected, program)
     yield from _effects(steps, expected, lines, everything=fails is None)
     yield from moves(connection, run, lines, paused)
-    yield from _tidy(connection, run, steps)
+    yield from _tidy(steps)
     yield from _children(connection, run, program if fails is None else None, steps, ledger)
     yield from _elsewhere(connection, run, program, steps, ledger)
 
@@ -212,12 +212,9 @@ def _woke_up(line: Line, paused: Pause | None) -> bool:
     return 0 <= line.at - paused.until < _AWAKE
 
 
-def _tidy(connection: psycopg.Connection[Any], run: str, steps: Mapping[str, Any]) -> Iterator[str]:
+def _tidy(steps: Mapping[str, Any]) -> Iterator[str]:
     for name, (state, _, _, _, leased) in steps.items():
         if StepState(state) not in STEP_ENDS:
             yield f"{name} is still {state}"
         if leased:
             yield f"{name} is {state} and leased"
-    [(permits,)] = connection.execute("SELECT count(*) FROM permit WHERE run_id = %s", [run]).fetchall()
-    if permits:
-        yield f"the run still holds {permits} places in limits"

@@ -17,6 +17,7 @@ import psycopg
 
 from trellis.tasks.database import Database
 from trellis.workflows import journal
+from trellis.workflows.appending import Appending
 from trellis.workflows.journal import Journal
 
 from . import trigger
@@ -78,6 +79,7 @@ def install() -> None:
         Journal, "decide", before="before parking", after="after parking", when=lambda answer: answer is None
     )
     wrap(Journal, "widen", after="inside map expansion", when=lambda _: True)
+    wrap(Appending, "insert", after="inside append", when=lambda _: True)
     _install_lie()
     trigger.learn({**FAULTS, "commit unheard": _tell_a_lie})
     fsspec.register_implementation("chaosdisk", FullDisk, clobber=True)

@@ -68,7 +68,7 @@ def signal_of(node: Node) -> str:
 
 
 KINDS = ("effect", "effect", "flaky", "slow", "map", "map of a result", "skipped", "default", "stored")
-KINDS += ("stored or not", "condition", "signal", "sleep", "child", "foreign")
+KINDS += ("stored or not", "condition", "signal", "sleep", "child", "append", "foreign")
 
 
 def draw(seed: int, *always: str) -> Program:
@@ -80,10 +80,13 @@ def draw(seed: int, *always: str) -> Program:
         made = [nodes[0]]
         _add(made, kind, f"a{number}", rng)
         nodes += made[1:]
+    forced = [
+        node.name for node in nodes[1:]
+    ]  # the last step waits for them, so no failure comes before them
     for number, kind in enumerate(rng.choice(KINDS) for _ in range(rng.randint(4, 8))):
         _add(nodes, kind, f"s{number}", rng)
     over = [node.name for node in nodes[2:] if node.kind not in ("listing", "store", "store_or_not")]
-    below = ("m", *rng.sample(over, min(len(over), 2)))
+    below = (*forced, *(name for name in rng.sample(over, min(len(over), 2)) if name not in forced))
     nodes.append(Node("last", "effect", below, rng.randrange(100)))
     fatal = "fatal" if rng.random() < 0.12 else None
     if fatal is not None:
@@ -115,7 +118,7 @@ def _add(nodes: list[Node], kind: str, name: str, rng: Random) -> None:
         nodes.append(Node(f"{name}g", "appended", (name,), 0, {"parent": name}))
     elif kind == "condition":
         nodes.append(Node(name, "effect", parents, value, {"above": rng.choice((-1, 500, 1000))}))
-    elif kind in ("signal", "sleep", "child", "foreign"):
+    elif kind in ("signal", "sleep", "child", "append", "foreign"):
         nodes.append(Node(name, kind, parents, value))
     else:
         more = {"expect": rng.choice((0.02, 0.5, 3.0))} if rng.random() < 0.2 else {}
