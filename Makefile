@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage chaos lint format bench clean
+.PHONY: help setup demo test coverage chaos lint format bench load clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ format: setup  ## mend what ruff can mend
 
 bench: setup  ## measure the engine against Celery's own canvas; writes benchmarks/out/engine.json
 	@$(BIN)/python benchmarks/engine.py $(ARGS)
+
+load: setup  ## put the engine under load (ARGS="--size 0.1 --minutes 5" for less of it)
+	@$(BIN)/python benchmarks/load.py runs large waiting steady $(ARGS)
 
 clean:  ## remove all that can be made again (.trellis, the data of `trellis up`, stays)
 	rm -rf .venv .ci/types build dist celery_trellis.egg-info benchmarks/out examples/flights/out

@@ -258,7 +258,7 @@ class StepSpec(BaseModel):
         """The references inside the inputs, parsed once for validation, planning and drawing."""
         return tuple(holes(self.inputs)) if self.inputs else ()
 
-    @property
+    @cached_property
     def repeats(self) -> bool:
         """Whether it is run more than once: a map or a loop."""
         return self.map is not None or self.loop is not None
