@@ -7,8 +7,8 @@
               Postgres can remove no dead row: is it as quick at the end as at the start, and how large do tables get?
 
 One JSON line each on stdout; progress on stderr. `--size 0.1` takes a tenth of the runs and steps, `--minutes 5` a
-shorter steady load. The law: everything is counted in the journal, nothing is taken from what the engine says of itself; the
-load of the machine before and after stands in each line.
+shorter steady load. The law: everything is counted in the journal, nothing is taken from what the engine says of
+itself; the load of the machine before and after stands in each line.
 """
 
 from __future__ import annotations
