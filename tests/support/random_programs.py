@@ -37,6 +37,8 @@ class Step:
     items: tuple[tuple[int, int], ...] = ()  # of a map: own number and failing attempts
     over: str | None = None  # or: the step that gives the list
     lanes: int | None = None
+    lost: str = "fail"  # of a map: what an item without another attempt does
+    join: bool = False  # it runs although something in front of it was skipped, unless all was
     told: bool = True  # of a signal: whether anybody sends it
     inner: tuple[Step, ...] = ()  # of a child run
 
@@ -122,10 +124,15 @@ def _draw_step(rng: Random, name: str, made: list[Step]) -> None:
         troubles = (0, 0, 0, 0, step.fails, 0 if step.policy is None else 9)
         items = [(rng.randrange(50), rng.choice(troubles)) for _ in range(rng.randint(0, 6))]
         step = replace(step, items=tuple(items), lanes=rng.choice((None, None, 1, 2)))
+        if step.policy is None:
+            lost = rng.choice(("fail", "skip", "collect"))
+            step = replace(step, lost=lost, items=(*step.items, (5, 9)) if lost != "fail" else step.items)
     else:
         step = _troubled(rng, step, (None, "skip", 3, 4))
         if rng.random() < 0.25:
             step = replace(step, when=(rng.choice(numbers), 2) if numbers else ("", 5))
+        elif rng.random() < 0.3:
+            step = replace(step, data=front, after=(), join=bool(front))
     made.append(step)
 
 
@@ -167,10 +174,14 @@ def _add(wf: Workflow, step: Step, made: dict[str, Any], given: dict[str, Any]) 
     if step.kind == "map":
         over = made[step.over] if step.over else [{"own": own, "fails": fails} for own, fails in step.items]
         options |= {"own": wf.item["own"], "fails": wf.item["fails"], "concurrency": step.lanes}
+        if step.lost != "fail":
+            options["on_item_failure"] = step.lost
         return wf.map(step.name, steps.play, over=over, **options)
     if step.when is not None:
         name, bound = step.when
         options["when"] = f"steps.{name} % {bound} == 0" if name else f"params.n > {bound}"
+    if step.join:
+        options["join"] = "any"
     return wf.step(step.name, steps.play, own=step.own, fails=step.fails, **options)
 
 
@@ -201,7 +212,7 @@ def _ends(step: Step, program: Program, ends: dict[str, End]) -> dict[str, End]:
     front = {ends[name].state for name in step.parents}
     if front & {"fatal", "open", "never"}:
         return {step.name: End("never")}
-    if front & {"skipped", "lost"}:
+    if front & {"skipped", "lost"} and (not step.join or front <= {"skipped", "lost"}):
         return {step.name: End("skipped")}
     got = sum(_number(ends[name].value) for name in step.data)
     if step.kind == "signal":
@@ -238,6 +249,8 @@ def _failed(step: Step) -> End:
 
 def _map_ends(step: Step, items: tuple[tuple[int, int], ...], got: int) -> dict[str, End]:
     each = {f"{step.name}[{place}]": _body(step, own, fails, got) for place, (own, fails) in enumerate(items)}
+    if step.lost != "fail":
+        return {**_kept(step, each), **{name: _spared(end) for name, end in each.items()}}
     states = {end.state for end in each.values()}
     whole = End("succeeded", [end.value for end in each.values()])
     if "fatal" in states:
@@ -245,6 +258,20 @@ def _map_ends(step: Step, items: tuple[tuple[int, int], ...], got: int) -> dict[
     elif "lost" in states:
         whole = End("skipped")
     return {**each, step.name: whole}
+
+
+def _kept(step: Step, each: dict[str, End]) -> dict[str, End]:
+    """The list of a map whose items may fail: without them, or with their errors."""
+    error = {"error": {"type": "ValueError", "message": f"attempt {step.attempts}"}}
+    values = [error if end.state == "fatal" else end.value for end in each.values()]
+    if step.lost == "skip":
+        values = [end.value for end in each.values() if end.state != "fatal"]
+    return {step.name: End("succeeded", values)}
+
+
+def _spared(end: End) -> End:
+    """An item that may fail."""
+    return End("failed", None, end.effects) if end.state == "fatal" else end
 
 
 def _child_ends(step: Step) -> dict[str, End]:
