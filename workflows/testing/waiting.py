@@ -15,12 +15,6 @@ from .steps import patience, ready, seconds_from
 from .store import TRIGGERS, Row, Store, as_json, of_json
 
 
-@does(SQL["clock"])
-def clock(store: Store) -> Rows:
-    """The time, in seconds since 1970."""
-    return [(store.clock.now().timestamp(),)]
-
-
 @does(SQL["park"])
 def park(
     store: Store,

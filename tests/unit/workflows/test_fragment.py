@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trellis.tasks.errors import DefinitionError
+from trellis.workflows import Workflow
 from trellis.workflows.additions import AppendedRow, additions, shown
 from trellis.workflows.fragment import Fragment, readings, uses
 from trellis.workflows.overview import overview
@@ -49,13 +50,10 @@ def test_uses_are_found_wherever_they_stand() -> None:
 
 def test_a_workflow_cannot_use_what_only_a_fragment_may() -> None:
     """It has no run yet."""
-    wf = workflow()
-    wf.step("a", anything, inputs={"k": "x"})
-    spec = wf.spec.model_copy(
-        update={"steps": {"a": wf.spec.steps["a"].model_copy(update={"inputs": {"k": "${run.x}"}})}}
-    )
+    content = {"name": "x", "steps": {"a": {"action": "anything", "inputs": {"k": "${run.x}"}}}}
     with pytest.raises(DefinitionError, match="only a fragment can"):
-        type(wf).from_spec(spec).validate()
+        Workflow.from_dict(content, catalogue=actions).validate()
+    Fragment.from_dict(content, catalogue=actions).validate()
 
 
 def test_items_and_turns_are_shown_under_one_name() -> None:
