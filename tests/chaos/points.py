@@ -57,14 +57,8 @@ def wrap(
 
 def install() -> None:
     """Set all points into this process and those that it will fork."""
-    wrap(Journal, "claim", before="before claim", after="after claim", when=lambda answer: bool(answer[0]))
-    wrap(
-        Journal,
-        "claim_ranked",
-        before="before claim",
-        after="after claim",
-        when=lambda answer: bool(answer.taken),
-    )
+    for name in ("claim", "claim_ranked"):
+        wrap(Journal, name, before="before claim", after="after claim", when=lambda answer: bool(answer[0]))
     wrap(
         Journal,
         "complete",

@@ -68,7 +68,7 @@ def signal_of(node: Node) -> str:
 
 
 KINDS = ("effect", "effect", "flaky", "slow", "map", "map of a result", "skipped", "default", "stored")
-KINDS += ("stored or not", "condition", "signal", "sleep", "child", "append", "foreign")
+KINDS += ("stored or not", "condition", "signal", "sleep", "child", "append", "limited", "foreign")
 
 
 def draw(seed: int, *always: str) -> Program:
@@ -118,7 +118,12 @@ def _add(nodes: list[Node], kind: str, name: str, rng: Random) -> None:
         nodes.append(Node(f"{name}g", "appended", (name,), 0, {"parent": name}))
     elif kind == "condition":
         nodes.append(Node(name, "effect", parents, value, {"above": rng.choice((-1, 500, 1000))}))
-    elif kind in ("signal", "sleep", "child", "append", "foreign"):
+    elif kind == "limited":
+        key = rng.choice(("chaos", "chaos-{params.base}"))
+        nodes.append(
+            Node(name, "effect", parents, value, {"concurrency_key": key, "limit": rng.randint(1, 2)})
+        )
+    elif kind in ("signal", "sleep", "child", "foreign"):
         nodes.append(Node(name, kind, parents, value))
     else:
         more = {"expect": rng.choice((0.02, 0.5, 3.0))} if rng.random() < 0.2 else {}
@@ -126,7 +131,9 @@ def _add(nodes: list[Node], kind: str, name: str, rng: Random) -> None:
 
 
 def _mapped(rng: Random) -> dict[str, Any]:
-    return {"concurrency": rng.choice((None, None, 1, 3)), "item": rng.choice(("effect", "effect", "flaky"))}
+    limits = {"concurrency_key": "chaos-map", "limit": 2} if rng.random() < 0.2 else {}
+    lanes, item = rng.choice((None, None, 1, 3)), rng.choice(("effect", "effect", "flaky"))
+    return {"concurrency": lanes, "item": item, "limits": limits}
 
 
 # --- as a workflow
@@ -184,6 +191,7 @@ def _map(wf: Workflow, node: Node, parts: list[Any]) -> Any:
         f"chaos.{node.options['item']}",
         over=over,
         concurrency=node.options["concurrency"],
+        **node.options["limits"],
         inputs={"value": node.value, "parts": [wf.item, *parts], **more},
     )
 
