@@ -28,11 +28,13 @@ a program never has to read a message. Whatever a user can meet derives from `Tr
     │   ├── ApprovalRejected        somebody who may approve said no
     │   ├── ChildFailed             the child run of a step did not succeed
     │   ├── TaskFailed              a foreign Celery task failed, and its worker does not say why
+    │   ├── EffectInDoubt           a step's effect may or may not have happened, and somebody gave it up
     │   ├── StepCancelled           the run of a running body was cancelled, or its lease was lost
     │   ├── RunFailed               the run ended as failed
     │   └── RunCancelled            the run ended as cancelled
     └── StateError                  what was asked for does not fit the present state
         ├── IllegalMove             a step or run cannot go from this state to that one
+        ├── ConflictError           the name is taken by something else
         ├── NotFound                there is no such run, step or workflow
         ├── NotPermitted            who asks may not do this
         ├── ApprovalStale           what was approved is not what is shown
@@ -269,6 +271,10 @@ class TaskFailed(ExecutionError):
         )
 
 
+class EffectInDoubt(ExecutionError):
+    """A step's effect may or may not have happened, and somebody gave it up."""
+
+
 class StepCancelled(ExecutionError):
     """The run of a running body was cancelled, or its lease was lost; raised inside the body."""
 
@@ -304,6 +310,10 @@ class IllegalMove(StateError):
         self.source = source
         self.target = target
         super().__init__(f"a {kind} cannot go from {source} to {target}")
+
+
+class ConflictError(StateError):
+    """The name is taken by something else."""
 
 
 class NotFound(StateError):

@@ -31,6 +31,8 @@ PROBE_TRANSPORT = {"max_retries": 0, "socket_connect_timeout": 1, "socket_timeou
 # Eight lines at each start as root. On a server it is good advice, and `trellis worker` shows it.
 ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 # `python -m` makes the current folder importable for good, as users of `celery` expect.
+_HANDING_BACK = 2.0  # seconds in which a worker that has stopped its bodies gives their steps back
+
 CELERY = (sys.executable, "-m", "celery")
 
 
@@ -125,7 +127,8 @@ class Worker(_CeleryChild):
         env["PYTHONWARNINGS"] = ",".join(filter(None, (env.get("PYTHONWARNINGS"), ROOT_WARNING)))
         super().__init__(settings.home, command, env)
         self.node = f"{node}@{gethostname()}"
-        self.stop_steps: StopSteps = ((signal.SIGTERM, settings.shutdown_seconds), (signal.SIGQUIT, 10.0))
+        patience = settings.shutdown_seconds + settings.timeout_grace + _HANDING_BACK
+        self.stop_steps: StopSteps = ((signal.SIGTERM, patience), (signal.SIGQUIT, 10.0))
         self._probe = _probe(broker_url)
 
     def address(self) -> str:

@@ -137,7 +137,9 @@ class Settings(BaseSettings):
         "its own where another Celery application shares the broker.",
     )
     shutdown_seconds: float = Field(
-        30.0, ge=0, description="After SIGTERM running steps may finish for this long before the worker goes."
+        30.0,
+        ge=0,
+        description="After SIGTERM running steps may finish for this long; what has not by then goes on elsewhere.",
     )
     flower_port: int = Field(5555, ge=1, le=65535, description="Port of Flower; it listens on 127.0.0.1.")
 

@@ -11,10 +11,14 @@ if not __name__.startswith("trellis."):
 from ..tasks.retry import Retry
 from .action import Action, action
 from .aio import AsyncClient
+from .almanac import Schedule
 from .artifacts import Artifact
+from .beginnings import Debounce, Singleton
 from .client import Client
 from .context import Context
 from .definition import Param, Workflow
+from .doubts import Doubt
+from .effects import Happened
 from .fragment import Fragment
 from .records import (
     Approval,
@@ -26,6 +30,7 @@ from .records import (
     Step,
     StepResult,
 )
+from .schedules import Schedules
 from .spec import Default, Rate
 from .states import RunState, StepState
 
@@ -37,9 +42,12 @@ __all__ = [
     "Client",
     "Context",
     "DeadLetter",
+    "Debounce",
     "Default",
+    "Doubt",
     "Event",
     "Fragment",
+    "Happened",
     "Param",
     "Progress",
     "Rate",
@@ -47,6 +55,9 @@ __all__ = [
     "Retry",
     "Run",
     "RunState",
+    "Schedule",
+    "Schedules",
+    "Singleton",
     "Step",
     "StepResult",
     "StepState",

@@ -22,10 +22,11 @@ from ..tasks.app import app
 from ..tasks.errors import DefinitionError, InputError
 from ..tasks.retry import Retry
 from ..tasks.settings import current
-from . import canvas, registry
+from . import canvas, draining, registry
 from .context import Context
 from .contract import Contract
 from .dispatch import BUNDLE, RANKED, unpack
+from .effects import POLICIES, PROBE
 from .engine import engine
 from .hints import did_you_mean, listed
 from .registry import PLAIN, ActionInfo
@@ -33,7 +34,7 @@ from .registry import PLAIN, ActionInfo
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_OPTIONS = ("name", "retries", "timeout", "queue", "priority", "effects", "expect")
+_OPTIONS = ("name", "retries", "timeout", "queue", "priority", "effects", "in_doubt", "expect")
 _EFFECTS = ("repeatable", "once")
 
 
@@ -61,8 +62,9 @@ class Action(Task, Generic[P, R]):
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """What a worker does with a message of this action; in a plain process, the function itself."""
         if BUNDLE in kwargs:
-            run, packed = kwargs[BUNDLE]
-            engine().run_bundle(self.name, run, unpack(packed), kwargs.get(RANKED))
+            if not draining.passed_on(self, kwargs):
+                run, packed = kwargs[BUNDLE]
+                engine().run_bundle(self.name, run, unpack(packed), kwargs.get(RANKED))
             return None
         step = kwargs.get(canvas.STEP)
         retry = Retry.model_validate(step["retry"]) if step and "retry" in step else self.info.retry
@@ -116,6 +118,7 @@ def action(
     queue: str | None = None,
     priority: int = 5,
     effects: Literal["repeatable", "once"] = "repeatable",
+    in_doubt: Literal["ask", "retry"] | Callable[..., Any] = "ask",
     expect: float | None = None,
 ) -> Callable[[Callable[P, R]], Action[P, R]]: ...
 
@@ -128,7 +131,11 @@ def action(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
     timeout: seconds one attempt may run (soft; the kill follows after TRELLIS_TIMEOUT_GRACE).
     queue: the Celery queue; TRELLIS_DEFAULT_QUEUE without it.
     priority: 0 to 9, 9 is the most urgent.
-    effects: "once" for bodies that change the outside world: recorded alone, before anything else runs.
+    effects: "once" for bodies that change the outside world and must not do so twice: announced before they begin
+        (see `in_doubt`), and recorded alone, before anything else runs.
+    in_doubt: of effects="once": what follows when the worker is lost in the midst of the body. "ask": nothing, until
+        somebody says what became of it (`client.resolve`); "retry": a new attempt with the same idempotency key; or
+        a probe: a function of the same inputs that looks, and returns `Happened(result)` or None.
     expect: seconds that one attempt is expected to take, for longest path first; measured without it.
 
     Raises DefinitionError for an unknown option or a value out of range.
@@ -163,6 +170,27 @@ def _seconds(name: str, expect: Any) -> float | None:
     return float(expect)
 
 
+def _in_doubt(name: str, contract: Contract, effects: str, given: Any) -> tuple[str | None, Contract | None]:
+    """The policy of an action whose effect happens once, and its probe."""
+    if effects != "once":
+        if given is not None:
+            raise DefinitionError(f'action {name!r}: in_doubt= goes with effects="once"')
+        return None, None
+    if given is None or (isinstance(given, str) and given in POLICIES):
+        return given or POLICIES[0], None
+    if not callable(given):
+        raise DefinitionError(
+            f"action {name!r}: in_doubt {given!r} is neither one of {listed(POLICIES)} nor a function that probes"
+        )
+    probe = Contract.of(given, f"{name} (probe)")
+    if set(probe.inputs) != set(contract.inputs):
+        raise DefinitionError(
+            f"action {name!r}: its probe takes {listed(probe.inputs)} instead of the action's inputs, "
+            f"{listed(contract.inputs)}"
+        )
+    return PROBE, probe
+
+
 def _define(function: Callable[..., Any], options: dict[str, Any]) -> Action[Any, Any]:
     name = options.get("name") or f"{_module_of(function)}.{function.__qualname__}"
     priority, timeout = options.get("priority", 5), options.get("timeout")
@@ -179,15 +207,19 @@ def _define(function: Callable[..., Any], options: dict[str, Any]) -> Action[Any
         raise DefinitionError(
             f"action {name!r}: retries {retries!r} is neither a number from 0 on nor a Retry"
         )
+    contract = Contract.of(function, name)
+    in_doubt, probe = _in_doubt(name, contract, effects, options.get("in_doubt"))
     retry = retries if isinstance(retries, Retry) else Retry(attempts=retries + 1)
     info = ActionInfo(
         name=name,
-        contract=Contract.of(function, name),
+        contract=contract,
         queue=options.get("queue"),
         priority=priority,
         retry=PLAIN if retry == PLAIN else retry,
         timeout=timeout,
         effects=effects,
+        in_doubt=in_doubt,
+        probe=probe,
         expect=_seconds(name, options.get("expect")),
     )
     registry.actions.add(info)

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
 from ..tasks.errors import WaitTimeout
 from ..tasks.settings import Settings
+from .aio_doubts import AsyncDoubts
+from .aio_schedules import AsyncSchedules
 from .aio_verbs import AsyncVerbs
-from .client import POLL, Client, Startable
+from .beginnings import Debounce, Singleton
+from .client import POLL, Client
+from .launch import Startable
 from .records import Approval, Event, Json, Progress, Reason, Run, Step
 from .states import RunState
 
 
-class AsyncClient(AsyncVerbs):
+class AsyncClient(AsyncVerbs, AsyncDoubts):
     """Starts runs and reads them back, from coroutines. Use it with `async with`."""
 
     def __init__(
@@ -30,6 +35,7 @@ class AsyncClient(AsyncVerbs):
         broker_url: str | None = None,
     ) -> None:
         self.sync = Client(settings, database_url=database_url, broker_url=broker_url)
+        self.schedules = AsyncSchedules(self.sync.schedules)
 
     async def __aenter__(self) -> Self:
         return self
@@ -48,17 +54,16 @@ class AsyncClient(AsyncVerbs):
         correlation_id: str | None = None,
         tenant: str | None = None,
         deadline: float | None = None,
+        at: datetime | None = None,
+        delay: float | timedelta | None = None,
+        debounce: Debounce | None = None,
+        singleton: Singleton | str | None = None,
     ) -> Run:
         """See `Client.start`. A transaction of the caller's cannot be joined across threads."""
         return await asyncio.to_thread(
-            self.sync.start,
-            workflow,
-            params,
-            key=key,
-            correlation_id=correlation_id,
-            tenant=tenant,
-            deadline=deadline,
-        )
+            self.sync.start, workflow, params, key=key, correlation_id=correlation_id, tenant=tenant,
+            deadline=deadline, at=at, delay=delay, debounce=debounce, singleton=singleton,
+        )  # fmt: skip
 
     async def cancel(self, run: Run | str) -> bool:
         """See `Client.cancel`."""

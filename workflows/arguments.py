@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,6 +48,18 @@ def parse(spec: WorkflowSpec, pairs: Iterable[str], file: Path | None = None) ->
     if problems:
         raise ParameterError(problems, workflow=spec.name)
     return given
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time, ISO 8601; without an offset it is one of this machine's time zone. Raises ConfigurationError."""
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{text!r} is not a time: write 2026-03-29T02:00 or 2026-03-29T02:00:00+01:00"
+        ) from error
 
 
 def value(text: str, schema: Mapping[str, Any]) -> Json:

@@ -12,54 +12,39 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
 
 import psycopg
 import structlog
 
 from ..tasks.database import Connection
-from ..tasks.errors import CommunicationError, ExecutionError, InputError, RunTooLarge, StateError
+from ..tasks.errors import (
+    CommunicationError,
+    ExecutionError,
+    HeartbeatTimeout,
+    InputError,
+    RunTooLarge,
+    StateError,
+    StepTimeout,
+)
 from ..tasks.logs import get_logger
-from ..tasks.settings import Settings
-from . import ending, growth, plan, wire
-from .admission import Admission
+from . import draining, effects, ending, growth, plan, wire
 from .appending import Appending
 from .context import Context
-from .dispatch import Dispatcher
-from .durations import Durations
 from .execution import blocked, execute, failed, joins, skipped, timeout_of, unkept, wanted
 from .here import Here
-from .journal import Ahead, Journal
-from .keeper import Held, Keeper
-from .limits import Guard
+from .joint import Joint
+from .journal import Ahead
+from .keeper import Held
 from .natives import NATIVES, Native
+from .parts import Parts
 from .records import Claimed, Completed, Json, Outcome, Parked, Ready
-from .registry import ActionInfo, Actions
+from .registry import ActionInfo
 from .states import StepState
 
 log = get_logger("trellis.bundle")
 
 _JOURNAL_GONE = (psycopg.OperationalError, psycopg.InterfaceError, CommunicationError)
 _MIN_COST_MS = 0.02  # what a step costs even if its body costs nothing
-
-
-class Parts(Protocol):
-    """What a bundle needs of its process."""
-
-    settings: Settings
-    journal: Journal
-    durations: Durations
-    dispatcher: Dispatcher
-    admission: Admission
-    keeper: Keeper
-    actions: Actions
-
-    @property
-    def worker(self) -> str:
-        """This process, as the journal names it."""
-
-    def guard(self) -> Guard:
-        """What holds the bodies of the calling thread to their limits."""
 
 
 class Bundle:
@@ -82,6 +67,10 @@ class Bundle:
         self._take(self._named(action, idx) if ranked is None else self._urgent(ranked, idx), asked)
         self._queue = self._todo[0].queue if self._todo else ""
         self._done: list[Outcome] = []
+        self._recording: list[Outcome] = []
+        self._cut: list[
+            tuple[Claimed, bool]
+        ] = []  # steps whose body a shutdown has ended; in the midst of an effect?
         self._results: dict[int | str, Json] = {}
         self._raw: dict[int, bytes] = {}  # results of this bundle that nobody has read yet
         self._params: dict[str, Json] | None = None
@@ -99,7 +88,7 @@ class Bundle:
             self._fetch(self._todo)
             while (step := self._next()) is not None:
                 info = self._parts.actions.get(step.action)
-                alone = info is not None and info.effects == "once"
+                alone = effects.policy(step.options) is not None
                 if alone:
                     self._flush(ahead=False)
                 outcome = self._one(step, info)
@@ -107,10 +96,12 @@ class Bundle:
                     self._keep(step, outcome)
                 if alone or not self._todo or self._full() or (outcome is not None and outcome.fatal):
                     self._flush(ahead=True)
-        except (*_JOURNAL_GONE, SystemExit, KeyboardInterrupt):
+        except (*_JOURNAL_GONE, SystemExit, KeyboardInterrupt) as error:
             # The journal is gone, or a shutdown: what was not begun need not wait for its lease to run out. Any
             # other error waits and counts as a crash, else a step that breaks the engine would come back for ever.
             with suppress(*_JOURNAL_GONE):
+                if isinstance(error, SystemExit):
+                    self._after_cut()
                 self.relieve()
             raise
         finally:
@@ -119,12 +110,20 @@ class Bundle:
             structlog.contextvars.clear_contextvars()
             self._parts.durations.share()
 
+    def _after_cut(self) -> None:
+        """A signal has ended this process in the midst of something: what it held goes on elsewhere at once."""
+        with (
+            self._lock
+        ):  # once more, where it was being recorded: who heard of it the first time is fenced off
+            self._done = [*self._recording, *self._done]
+        self._hand_back([step for step, once in self._cut if not (once and self._doubt(step))])
+
     # --- claiming
 
     def _named(self, action: str, idx: Sequence[int]) -> list[Claimed]:
         parts = self._parts
         info = parts.actions.get(action)
-        durable = action not in parts.durations.short() or (info is not None and info.effects == "once")
+        durable = action not in parts.durations.short() or (info is not None and info.in_doubt is not None)
         claimed, self._workflow, self._correlation = parts.journal.claim(
             self._run, idx, parts.worker, durable=durable
         )
@@ -189,14 +188,24 @@ class Bundle:
             kept, self._kept = self._kept, None
         if kept is not None:
             self._parts.dispatcher.publish(self._run, self._workflow, [kept])
-        if waiting:
-            free = set(self._parts.journal.release(self._run, waiting))
-            ready = [growth.as_ready(step) for step in waiting if step.idx in free]
-            self._parts.dispatcher.publish(self._run, self._workflow, ready)
+        self._hand_back(waiting)
         self._flush(ahead=False)
 
+    def _hand_back(self, steps: Sequence[Claimed]) -> None:
+        """Their attempt does not count, and others hear of them at once."""
+        if not steps:
+            return
+        free = set(self._parts.journal.release(self._run, steps))
+        ready = [growth.as_ready(step) for step in steps if step.idx in free]
+        self._parts.dispatcher.publish(self._run, self._workflow, ready)
+
     def give_up(self, held: Held, reason: ExecutionError) -> None:
-        """Record the step at hand as failed: its process is about to be killed."""
+        """Record the step at hand as failed: its process is about to be killed.
+
+        Not in the midst of an effect that may happen once only: its lease runs out, and it is in doubt.
+        """
+        if held.once:
+            return
         self._record([failed(held.step, reason, held.began)], None)
 
     # --- the parts of the loop
@@ -218,7 +227,9 @@ class Bundle:
         return bool(self._parts.journal.renew([(self._run, step.idx, step.lease, lasts, None)]))
 
     def _next(self) -> Claimed | None:
-        if not self._todo:
+        if draining.draining():
+            self.relieve()
+        elif not self._todo:
             self._go_on()
         with self._lock:
             return self._todo.popleft() if self._todo else None
@@ -258,33 +269,41 @@ class Bundle:
             return None  # the run was ended meanwhile
         except Exception as error:
             return failed(step, error, began)
+        if not effects.noted(step) and self._is_early(step):
+            return None
+        if effects.policy(step.options) is not None:
+            return effects.run(self._parts.journal, self._run, step, info, inputs, self._execute)
         return self._execute(step, info, inputs)
 
-    def _execute(self, step: Claimed, info: ActionInfo, inputs: Mapping[str, Json]) -> Outcome | None:
-        if self._is_early(step):
-            return None
+    def _execute(
+        self, step: Claimed, info: ActionInfo, inputs: Mapping[str, Json], effect: bool = False
+    ) -> Outcome | None:
+        """Run a body, or with `effect` one whose effect may happen once only and is announced."""
         watch = self._parts.guard()
         settings = self._parts.settings
         held = Held(self._run, step, timeout_of(step, settings), watch)
+        held.once = effect
+        joint = Joint(self._parts.journal.database)
 
         def context() -> Context:
-            held.context = Context(
-                self._run,
-                self._workflow,
-                step.name,
-                step.attempt,
-                self._correlation,
-                settings.artifacts_root(),
-                Appending(self._here(), step),
-            )
+            about = (self._run, self._workflow, step.name, step.attempt, self._correlation)
+            held.context = Context(*about, settings.artifacts_root(), Appending(self._here(), step), joint)
             return held.context
 
         structlog.contextvars.bind_contextvars(step=step.name, attempt=step.attempt)
         self.current = held
         try:
             outcome = execute(step, info.contract, inputs, context, watch, settings)
+            if joint.open and outcome.state is StepState.SUCCEEDED and held.lost_at is None:
+                return self._commit(joint, held, outcome)
+        except SystemExit:
+            self._cut.append((step, held.once))
+            raise
         finally:
             self.current = None
+            joint.abandon()
+        if self._was_stopped(held, outcome):
+            return None
         self._parts.durations.measured(step.action, outcome.ran)
         if held.lost_at is not None:
             log.warning("step.lost", ran=outcome.ran)
@@ -327,6 +346,49 @@ class Bundle:
             return True
         time.sleep(seconds)
         return False
+
+    def _was_stopped(self, held: Held, outcome: Outcome) -> bool:
+        """Whether the body was stopped from outside and its step has been given back, or put aside in doubt."""
+        if outcome.state is StepState.SUCCEEDED or outcome.error is None or held.lost_at is not None:
+            return False
+        late = outcome.error["type"] in (StepTimeout.__name__, HeartbeatTimeout.__name__)
+        if held.once and (held.handed_back or late) and self._doubt(held.step):
+            return True
+        if held.handed_back:
+            log.info("step.handed_back", ran=outcome.ran)
+            self._hand_back([held.step])
+        return held.handed_back
+
+    def _doubt(self, step: Claimed) -> bool:
+        parts = self._parts
+        return effects.stopped(parts.journal, self._run, step, parts.worker, parts.settings.max_crashes)
+
+    def _commit(self, joint: Joint, held: Held, outcome: Outcome) -> Outcome | None:
+        """Record a result together with what its body wrote in our database; None: it is recorded, or lost."""
+        parts, asked, wish, step = self._parts, time.monotonic(), self._ahead(), held.step
+        door = None if held.context is None else held.context.door
+        growing = door if isinstance(door, Appending) and door.grows else None
+
+        def record(connection: Connection) -> Completed | None:
+            if growing is not None:
+                growing.insert(connection)
+            return parts.journal.complete_in(connection, self._run, outcome, ahead=wish, worker=parts.worker)
+
+        try:
+            completed = joint.commit(record)
+        except StateError:
+            return None  # the run was ended meanwhile
+        except (psycopg.DataError, psycopg.IntegrityError, RunTooLarge) as error:
+            return failed(step, error, outcome.ended - outcome.ran)
+        if completed is None:
+            log.warning("outcomes.late", steps=[step.idx])
+            return None
+        if outcome.result is not None:
+            self._raw[step.idx] = outcome.result
+        self._recorded([outcome], completed, asked, wish)
+        if growing is not None:
+            parts.dispatcher.publish(self._run, self._workflow, growing.ready)
+        return None
 
     def _native(self, native: Native, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
         """A kind of step that the engine runs itself: it may grow the run, or wait."""
@@ -401,7 +463,9 @@ class Bundle:
             outcomes, self._done = self._done, []
         self._flushed = time.monotonic()
         if outcomes:
+            self._recording = outcomes
             self._record(outcomes, self._ahead() if ahead else None)
+            self._recording = []
 
     def _record(
         self,
@@ -424,6 +488,12 @@ class Bundle:
                 return False
             kept = False
             completed = journal.complete(self._run, [unkept(outcomes[0], error)], worker=worker)
+        return self._recorded(outcomes, completed, asked, wish) and kept
+
+    def _recorded(
+        self, outcomes: list[Outcome], completed: Completed, asked: float, wish: Ahead | None
+    ) -> bool:
+        """Go on from what a completion has changed; whether all came in time."""
         late = [outcome.idx for outcome in outcomes if outcome.idx not in completed.won]
         if late:
             log.warning("outcomes.late", steps=late)
@@ -442,7 +512,7 @@ class Bundle:
             over = [outcome.idx for outcome in outcomes if outcome.state is not StepState.READY]
             self._leave([idx for idx in over if idx in completed.won], completed)
         self._fetch(completed.mine)
-        return kept and not late
+        return not late
 
     def _announce(self, completed: Completed) -> None:
         if completed.free:
@@ -460,13 +530,10 @@ class Bundle:
     def _ahead(self) -> Ahead | None:
         settings = self._parts.settings
         left = self._left_ms()
-        if left <= 0:
+        if left <= 0 or draining.draining():
             return None
         known = self._parts.actions.get
-        short = {
-            action: max(_MIN_COST_MS, ms)
-            for action, ms in self._parts.durations.short().items()
-            if known(action) is not None
-        }
+        means = self._parts.durations.short().items()
+        short = {action: max(_MIN_COST_MS, ms) for action, ms in means if known(action) is not None}
         budget = min(left, settings.bundle_ms)
         return Ahead(self._queue, wire.dumps(short), budget, settings.bundle_max)

@@ -18,11 +18,25 @@ import typer
 from ..tasks.app import app as celery
 from ..tasks.errors import ConfigurationError, NotFound
 from ..tasks.settings import Settings
-from . import arguments, cli_answers, cli_control, files, registry, render, rollcall, show, sources, words
+from . import (
+    arguments,
+    cli_answers,
+    cli_control,
+    files,
+    registry,
+    render,
+    rollcall,
+    show,
+    sources,
+    words,
+)
+from .cli_doubts import register as register_doubts
+from .cli_schedules import app as schedules_app
 from .client import Client
 from .hints import choices
 from .queries import Queries
 from .records import Run
+from .session import AsJson, Imports, ParamValues, RunId
 from .session import journal as _journal
 from .session import settings_for as _settings
 from .spec import WorkflowSpec
@@ -56,17 +70,6 @@ _PAST = {
 }
 _SUFFIXES = {".svg": Format.svg, ".mmd": Format.mermaid, ".mermaid": Format.mermaid}
 
-Imports = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--import",
-        help="A module with actions and workflows; may be given again. Adds to TRELLIS_IMPORTS.",
-        metavar="MODULE",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or the beginning of it.")]
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
@@ -82,6 +85,8 @@ def register(app: typer.Typer) -> None:
         app.command(name)(command)
     cli_control.register(app)
     cli_answers.register(app)
+    register_doubts(app)
+    app.add_typer(schedules_app, name="schedules")
 
 
 def run(
@@ -93,16 +98,22 @@ def run(
             "workflow that an imported module defines or the journal has.",
         ),
     ],
-    params: Annotated[
-        list[str] | None,
-        typer.Option("--param", "-p", metavar="KEY=VALUE", help="A parameter; lists and objects as JSON."),
-    ] = None,
+    params: ParamValues = None,
     params_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Parameters as a JSON object; -p goes over them.")
     ] = None,
     key: Annotated[
         str | None,
         typer.Option(help="The same workflow and key give the same run back.", show_default=False),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Begin at this moment, ISO 8601; here without an offset."),
+    ] = None,
+    delay: Annotated[float | None, typer.Option(help="Begin in so many seconds.", show_default=False)] = None,
+    singleton: Annotated[
+        str | None,
+        typer.Option(help="While a run with this key is open, give it back.", show_default=False),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Watch the run until it is over.")] = False,
     as_json: AsJson = False,
@@ -116,7 +127,9 @@ def run(
         workflow = sources.workflow(target, client, partial(rollcall.module_known, celery))
         values = arguments.parse(workflow.spec, params or (), params_file)
         before = None if key is None else _with_key(client, workflow.name, key)
-        started = client.start(workflow, values, key=key)
+        started = client.start(
+            workflow, values, key=key, at=arguments.moment(at), delay=delay, singleton=singleton
+        )
         if before is not None:
             hint(
                 f"the key {key!r} has this run since {words.moment(before.created_at)}: nothing new was started"

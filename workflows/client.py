@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,25 +25,27 @@ from ..tasks.settings import Settings, current
 from . import ending, launch
 from .admission import Admission
 from .answers import Answers
-from .definition import Workflow
+from .beginnings import Debounce, Singleton, beginning, write
 from .dispatch import Dispatcher
+from .doubts import Doubts
 from .durations import Durations
 from .journal import Journal
+from .launch import Startable
 from .listener import Listener
 from .queries import Queries
 from .records import Event, Json, Progress, Run, Step
+from .schedules import Schedules
 from .spec import WorkflowSpec
 from .states import RunState, StepState
 from .verbs import Verbs, id_of
 from .why import Diagnosis
 
-Startable = Workflow | WorkflowSpec | Mapping[str, Any] | str
 Joinable = psycopg.Connection[Any] | AlchemyConnection | Session
 
 POLL = 1.0  # seconds between looks of somebody who waits and hears nothing
 
 
-class Client(Verbs, Answers, Diagnosis):
+class Client(Verbs, Answers, Diagnosis, Doubts):
     """Starts runs and reads them back.
 
     Use it as a context manager, or call `close`. Settings come from the environment where none are given.
@@ -67,6 +70,7 @@ class Client(Verbs, Answers, Diagnosis):
         self._admission = Admission(self.database, self._dispatcher, self.settings)
         self._listener = Listener(self.database.url)
         self._queries = Queries(self.database)
+        self.schedules = Schedules(self.database, self._journal, self.settings)
 
     def __enter__(self) -> Self:
         return self
@@ -102,6 +106,10 @@ class Client(Verbs, Answers, Diagnosis):
         tenant: str | None = None,
         deadline: float | None = None,
         connection: Joinable | None = None,
+        at: datetime | None = None,
+        delay: float | timedelta | None = None,
+        debounce: Debounce | None = None,
+        singleton: Singleton | str | None = None,
     ) -> Run:
         """Accept a run.
 
@@ -113,11 +121,16 @@ class Client(Verbs, Answers, Diagnosis):
             without it. A child run has no more than what is left of its parent's.
         connection: a psycopg connection, SQLAlchemy connection or Session whose transaction the run joins: rolled
             back, it never was; committed, it starts with the next tick (within 2 s).
+        at, delay: the moment (with its time zone), or the seconds from now, at which its first steps may begin.
+        debounce: a later start with the same `Debounce` key replaces the parameters of the waiting run.
+        singleton: a key (or `Singleton(key, window=…)`): while a run of the workflow that has it is open, it is
+            given back, whatever the parameters.
 
         Raises NotFound, DefinitionError, ParameterError, ValueTooLarge, CommunicationError; then nothing was written.
         """
         found = launch.resolve(workflow, self._queries)
         given = {"tenant": tenant, "deadline": deadline}
+        begins = beginning(found.name, key=key, at=at, delay=delay, debounce=debounce, singleton=singleton)
         prepared = launch.prepare(
             found,
             params,
@@ -130,17 +143,19 @@ class Client(Verbs, Answers, Diagnosis):
         if connection is not None:
             own = _driver_connection(connection)
             with own.transaction():
-                launch.write(self._journal, own, prepared, sent=False)
-                return self._journal.read(own, prepared.workflow, prepared.run, key)
+                standing = write(self._journal, own, prepared, begins, sent=False)
+                return self._journal.read(own, prepared.workflow, standing or prepared.run, key)
         dispatcher = self._dispatcher
 
         def accept() -> Run:
             with self.database.transaction() as own:
-                launch.write(self._journal, own, prepared, sent=dispatcher is not None)
-                return self._journal.read(own, prepared.workflow, prepared.run, key)
+                sent = dispatcher is not None
+                standing = write(self._journal, own, prepared, begins, sent=sent)
+                return self._journal.read(own, prepared.workflow, standing or prepared.run, key)
 
         run = self.database.again(accept)
-        if run.id == prepared.run and dispatcher is not None:
+        deferred = begins is not None and begins.deferred
+        if run.id == prepared.run and dispatcher is not None and not deferred:
             dispatcher.publish(prepared.run, prepared.workflow, prepared.ready)
             self._admission.admit(prepared.lines)
         return run

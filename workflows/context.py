@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import psycopg
 import structlog
 from pydantic_core import to_json
 
@@ -20,6 +22,7 @@ from ..tasks.logs import get_logger
 from .artifacts import Artifact, address
 from .definition import Workflow
 from .fragment import Fragment
+from .joint import Joint
 from .records import Json, StepResult
 from .spec import WorkflowSpec
 
@@ -55,6 +58,7 @@ class Context:
     correlation_id: str
     artifacts_root: str
     door: Door | None = field(default=None, repr=False)
+    _joint: Joint | None = field(default=None, repr=False)
     _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
     _progress: bytes | None = field(default=None, repr=False)
     _beaten: float = field(default_factory=time.monotonic, repr=False)
@@ -95,6 +99,21 @@ class Context:
     def beaten(self) -> float:
         """When the body last said that it is alive, as time.monotonic() (for the keeper)."""
         return self._beaten
+
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection[Any]]:
+        """A psycopg connection on our database, in a transaction that commits with the step's result or not at all.
+
+        What the body writes there and the step's completion are one commit: where the body fails or is stopped, or the
+        step is no longer its own, neither was. Each `with` block is a savepoint: an exception that leaves it takes back
+        what the block did. Keep it short: its locks are held until the step is recorded.
+
+        Raises StateError outside a durable run (`.delay()`, canvases), CommunicationError.
+        """
+        if self._joint is None:
+            raise StateError("ctx.transaction() commits with a step's result: it works in durable runs only")
+        with self._joint.part() as connection:
+            yield connection
 
     def cancel(self) -> None:
         """Tell the body that its step is no longer its own (the keeper does)."""

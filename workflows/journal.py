@@ -127,15 +127,7 @@ class Journal(Growing):
         """
         fatal = [outcome for outcome in outcomes if outcome.fatal]
         lease = str(uuid4())
-        arguments = {
-            "run": run,
-            "outcomes": wire.outcomes(outcomes, time.monotonic()),
-            "new_lease": lease,
-            "worker": worker,
-            "short": SHORT_SECONDS,
-            **(ahead or NOTHING_AHEAD)._asdict(),
-            **self._limits,
-        }
+        arguments = self._completion(run, outcomes, lease, ahead, worker)
         if not fatal and first is None:
             return _completed(self._rows("complete", **arguments), lease)
 
@@ -159,6 +151,32 @@ class Journal(Growing):
             return self.database.again(together)
         except _Stale:
             return Completed(frozenset(), [], [], False)
+
+    def _completion(
+        self, run: str, outcomes: Sequence[Outcome], lease: str, ahead: Ahead | None, worker: str
+    ) -> dict[str, Any]:
+        return {
+            "run": run,
+            "outcomes": wire.outcomes(outcomes, time.monotonic()),
+            "new_lease": lease,
+            "worker": worker,
+            "short": SHORT_SECONDS,
+            **(ahead or NOTHING_AHEAD)._asdict(),
+            **self._limits,
+        }
+
+    def intend(self, run: str, step: Claimed) -> bool:
+        """Announce the effect of a step, durably; False where it is no longer ours."""
+        return bool(self._rows("intend", run=run, idx=step.idx, lease=step.lease))
+
+    def complete_in(
+        self, connection: Connection, run: str, outcome: Outcome, *, ahead: Ahead | None, worker: str
+    ) -> Completed | None:
+        """Record a result inside a transaction that its body has begun; None where the step is no longer ours."""
+        lease = str(uuid4())
+        arguments = self._completion(run, [outcome], lease, ahead, worker)
+        completed = _completed(_ask(connection, "complete", **arguments), lease)
+        return completed if outcome.idx in completed.won else None
 
     def results(self, run: str, idx: Iterable[int]) -> dict[int, Json]:
         """The results of these steps by id."""
@@ -311,9 +329,13 @@ class Journal(Growing):
         self, connection: Connection, definition: tuple[str, str, bytes], row: Mapping[str, Any]
     ) -> bool:
         """Insert a definition and a run, inside a transaction; False where the key has a run already."""
+        self.define(connection, definition)
+        return bool(_ask(connection, "open_run", definition=definition[0], **row))
+
+    def define(self, connection: Connection, definition: tuple[str, str, bytes]) -> None:
+        """Keep a definition (digest, name, canonical JSON), inside a transaction."""
         digest, name, spec = definition
         _ask(connection, "define", digest=digest, name=name, spec=spec.decode())
-        return bool(_ask(connection, "open_run", definition=digest, **row))
 
     def read(self, connection: Connection, workflow: str, run: str, key: str | None) -> Run:
         """The run as its own transaction sees it: the new one, or the one that the key has already."""
@@ -364,7 +386,7 @@ class Journal(Growing):
         lease = str(uuid4())
         rows = self._rows("take_expired", lease=lease, limit=limit, **self._limits)
         self._rows("suspect", limit=limit, seconds=self._settings.lease_seconds)
-        return [Expired._make((str(run), *rest, lease)) for run, *rest in rows]
+        return [Expired._make((str(run), *rest, lease, intent, wait)) for run, *rest, intent, wait in rows]
 
     def beat(self, name: str, detail: Json) -> None:
         """Leave a sign of life."""
@@ -456,3 +478,7 @@ def _completed(rows: Iterable[tuple[Any, ...]], lease: str) -> Completed:
         else:  # it waits for a limit of that name
             gates.add(kind)
     return Completed(frozenset(won), mine, free, closed, tuple(gates))
+
+
+# For modules that add statements of their own to a transaction of the journal.
+ask, ready_of = _ask, _ready

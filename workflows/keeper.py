@@ -15,6 +15,7 @@ from typing import Protocol
 from ..tasks.errors import ExecutionError, HeartbeatTimeout, StepCancelled, StepTimeout
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
+from . import draining
 from .context import Context
 from .journal import Journal
 from .limits import Guard, Process
@@ -32,7 +33,9 @@ class Held:
         "began",
         "context",
         "guard",
+        "handed_back",
         "lost_at",
+        "once",
         "renewed",
         "run",
         "silent_at",
@@ -53,6 +56,8 @@ class Held:
         self.lost_at: float | None = None
         self.silent_at: float | None = None  # when it was found to be silent for too long
         self.stopped = False
+        self.handed_back = False
+        self.once = False  # in the midst of an effect that may happen once only
 
     @property
     def silence(self) -> float | None:
@@ -130,6 +135,8 @@ class Keeper:
             self._stop_late(bundle, held, now)
             if held.silence is not None:
                 self._stop_silent(bundle, held, now)
+            if draining.handing_back():
+                self._hand_back(held)
             if held.lost_at is not None:
                 self._stop_lost(held, now)
 
@@ -174,6 +181,17 @@ class Keeper:
         ):
             bundle.give_up(held, HeartbeatTimeout(held.silence))
             held.guard.kill(held.turn)
+
+    def _hand_back(self, held: Held) -> None:
+        """The worker shuts down and waits no longer: the body is stopped, its bundle gives the step back."""
+        if held.stopped or held.lost_at is not None:
+            return
+        held.stopped = held.handed_back = True
+        if held.context is not None:
+            held.context.cancel()
+        held.guard.stop(
+            held.turn, StepCancelled(f"the worker shuts down: step {held.step.name!r} goes on elsewhere")
+        )
 
     def _stop_lost(self, held: Held, now: float) -> None:
         assert held.lost_at is not None

@@ -25,6 +25,8 @@ from .queries import Queries
 from .records import Json, Ready
 from .spec import WorkflowSpec
 
+Startable = Workflow | WorkflowSpec | Mapping[str, Any] | str
+
 # The columns of a new run that only some runs use.
 UNUSED: Mapping[str, Any] = {
     "state": "pending",
@@ -82,7 +84,7 @@ def new_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def resolve(workflow: Workflow | WorkflowSpec | Mapping[str, Any] | str, queries: Queries | None) -> Workflow:
+def resolve(workflow: Startable, queries: Queries | None) -> Workflow:
     """The workflow that was meant: itself, a definition, or a name known here or in the journal.
 
     Raises NotFound for an unknown name, DefinitionError for a definition that is wrong.
@@ -136,7 +138,7 @@ def prepare(
     text = _params_text(spec.name, given, settings.value_max_bytes)
     more = columns or {}
     for what, value in (("key", key), ("correlation_id", correlation_id), ("tenant", more.get("tenant"))):
-        if value is not None and not _is_plain(value):
+        if value is not None and not is_plain(value):
             raise DefinitionError(
                 f"a run's {what} is a text of 1 to 500 characters, without NUL and lone surrogates",
                 workflow=spec.name,
@@ -178,7 +180,8 @@ def write(journal: Journal, connection: Connection, prepared: Prepared, *, sent:
     return True
 
 
-def _is_plain(value: str) -> bool:
+def is_plain(value: str) -> bool:
+    """Whether a text can be a run's key."""
     if not 0 < len(value) <= 500 or "\x00" in value:
         return False
     try:

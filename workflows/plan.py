@@ -426,6 +426,7 @@ class _Builder:
             and step.on_failure is None
             and step.queue_timeout is None
             and step.heartbeat is None
+            and info.in_doubt is None
         ):
             return None
         options: dict[str, Any] = {}
@@ -437,6 +438,8 @@ class _Builder:
             options["queue_timeout"] = step.queue_timeout
         if step.heartbeat is not None:
             options["heartbeat"] = step.heartbeat
+        if info.in_doubt is not None:
+            options["in_doubt"] = info.in_doubt
         if step.on_failure is not None:
             failure = step.on_failure
             options["on_failure"] = {"default": failure.default} if isinstance(failure, Default) else failure

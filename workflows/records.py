@@ -87,6 +87,8 @@ class Expired(NamedTuple):
     worker: str
     ran: float  # seconds since the claim
     lease: str
+    intent: int | None = None  # the attempt that announced an effect
+    wait: dict[str, Json] | None = None
 
 
 class Outcome(NamedTuple):

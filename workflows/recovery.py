@@ -15,12 +15,14 @@ from ..tasks.errors import StepTimeout, WorkerLost
 from ..tasks.logs import get_logger
 from ..tasks.retry import Retry
 from ..tasks.settings import Settings
-from . import deadlines, following
+from . import deadlines, effects, following
+from .beginnings import begin as begin_runs
 from .dispatch import BROKER_GONE, Dispatcher
 from .engine import Engine
 from .execution import describe, settle
 from .journal import Journal
 from .records import Expired, Outcome
+from .schedules import fire as fire_schedules
 from .states import StepState
 
 _BATCH = 5000  # steps in one statement
@@ -130,8 +132,13 @@ def _woken(engine: Engine) -> int:
 
 
 def _settle(engine: Engine, run: str, workflow: str, steps: list[Expired]) -> None:
-    outcomes = [verdict(step, engine.settings) for step in steps]
-    deadlines.record(engine, run, workflow, steps, outcomes)
+    doubtful = {step.idx: parked for step in steps if (parked := effects.expired(step, engine.settings))}
+    for parked in doubtful.values():
+        effects.put_aside(engine.journal, run, parked)
+    others = [step for step in steps if step.idx not in doubtful]
+    if others:
+        outcomes = [verdict(step, engine.settings) for step in others]
+        deadlines.record(engine, run, workflow, others, outcomes)
 
 
 def verdict(late: Expired, settings: Settings) -> Outcome:
@@ -160,7 +167,9 @@ def verdict(late: Expired, settings: Settings) -> Outcome:
 
 # What a tick does, in order: each chore takes what is due and answers with how much that was.
 CHORES: dict[str, Callable[[Engine], int]] = {
+    "begun": begin_runs,
     "woken": _woken,
+    "scheduled": fire_schedules,
     "published": _publish,
     "expired": _expired,
     "followed": lambda engine: following.follow_all(engine.journal, engine.dispatcher),

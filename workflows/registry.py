@@ -30,6 +30,10 @@ class ActionInfo:
     timeout: float | None = None
     effects: str = "repeatable"
     expect: float | None = None  # seconds
+    in_doubt: str | None = (
+        None  # what becomes of a step whose effect may have happened; None: it may be repeated
+    )
+    probe: Contract | None = None  # the function that says whether it has
 
 
 class Catalogue(Protocol):
@@ -138,6 +142,32 @@ class Workflows:
         return len(self._workflows)
 
 
+class Schedules:
+    """The schedules that the modules of this process declare."""
+
+    def __init__(self) -> None:
+        self._schedules: dict[str, Any] = {}
+
+    def add(self, declared: Any) -> None:
+        """Register a schedule. Raises DefinitionError where another workflow has one of that name."""
+        known = self._schedules.get(declared.name)
+        if known is not None and known.workflow.name != declared.workflow.name:
+            raise DefinitionError(
+                f"schedule {declared.name!r} is declared twice, by workflow {known.workflow.name!r} as well: give "
+                "one of them another name",
+                workflow=declared.workflow.name,
+            )
+        self._schedules[declared.name] = declared
+
+    def values(self) -> list[Any]:
+        """All of them, by name."""
+        return [self._schedules[name] for name in sorted(self._schedules)]
+
+    def discard(self, name: str) -> None:
+        """Forget a schedule, if it is there."""
+        self._schedules.pop(name, None)
+
+
 def unknown_action(name: str, catalogue: Catalogue) -> str:
     """The refusal of an action that is not there."""
     return (
@@ -153,3 +183,4 @@ def _place(info: ActionInfo) -> str:
 
 actions = Actions()
 workflows = Workflows()
+schedules = Schedules()

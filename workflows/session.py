@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
+
+import typer
 
 from ..tasks import schema
 from ..tasks.database import connect
@@ -15,6 +18,21 @@ from ..tasks.logs import configure
 from ..tasks.settings import Settings, load
 from . import live, words
 from .client import Client
+
+Imports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        help="A module with actions and workflows; may be given again. Adds to TRELLIS_IMPORTS.",
+        metavar="MODULE",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or the beginning of it.")]
+ParamValues = Annotated[
+    list[str] | None,
+    typer.Option("--param", "-p", metavar="KEY=VALUE", help="A parameter; lists and objects as JSON."),
+]
 
 
 def settings_for(imports: list[str] | None = None) -> Settings:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Interval,
     SmallInteger,
     Text,
+    Uuid,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -70,6 +71,7 @@ class RunRow(Base):
             unique=True,
             postgresql_where=text(f"single IS NOT NULL AND state IN {_OPEN}"),
         ),
+        Index("run_single_recent", "workflow", "single", "id", postgresql_where=text("single IS NOT NULL")),
         Index("run_follow", "finished_at", postgresql_where=text(f"follow AND state IN {_OVER}")),
     )
 
@@ -290,3 +292,53 @@ class HeartbeatRow(Base):
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     at: Mapped[datetime] = mapped_column(_MOMENT)
     detail: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+
+
+class ScheduleRow(Base):
+    """When runs of a workflow start by themselves."""
+
+    __tablename__ = "schedule"
+    __table_args__ = (
+        Index("schedule_due", "due_at", postgresql_where=text("NOT paused AND due_at IS NOT NULL")),
+        Index("schedule_queued", "name", postgresql_where=text("queued > 0")),
+        Index("schedule_workflow", "workflow", "name"),
+    )
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    workflow: Mapped[str] = mapped_column(Text)
+    definition: Mapped[str] = mapped_column(Text, ForeignKey("definition.digest"))
+    params: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    cron: Mapped[str | None] = mapped_column(Text)
+    every: Mapped[float | None] = mapped_column(Double)  # seconds
+    timezone: Mapped[str] = mapped_column(Text)
+    anchor: Mapped[datetime] = mapped_column(_MOMENT)  # from which intervals are counted
+    jitter: Mapped[float] = mapped_column(Double)
+    overlap: Mapped[str] = mapped_column(Text)
+    catch_up: Mapped[float] = mapped_column(Double)
+    tick_param: Mapped[str | None] = mapped_column(Text)  # the parameter that says which tick it is
+    paused: Mapped[bool] = mapped_column(server_default=text("false"))
+    next_at: Mapped[datetime | None] = mapped_column(_MOMENT)  # the next tick
+    due_at: Mapped[datetime | None] = mapped_column(_MOMENT)  # and when to handle it
+    last_at: Mapped[datetime | None] = mapped_column(_MOMENT)
+    last_run: Mapped[UUID | None]
+    running: Mapped[list[UUID]] = mapped_column(ARRAY(Uuid), server_default=text("'{}'"))
+    queued: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    started: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    skipped: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    missed_at: Mapped[datetime | None] = mapped_column(
+        _MOMENT
+    )  # the last tick that was too old to make up for
+    problem: Mapped[str | None] = mapped_column(Text)  # why a due tick has not started its run
+    created_at: Mapped[datetime] = mapped_column(_MOMENT, server_default=text("now()"))
+
+
+class ScheduleTickRow(Base):
+    """A tick that waits until the run of an earlier one is over."""
+
+    __tablename__ = "schedule_tick"
+
+    schedule: Mapped[str] = mapped_column(
+        Text, ForeignKey("schedule.name", ondelete="CASCADE"), primary_key=True
+    )
+    tick: Mapped[datetime] = mapped_column(_MOMENT, primary_key=True)
+    by_hand: Mapped[bool] = mapped_column(server_default=text("false"))

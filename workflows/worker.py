@@ -23,12 +23,13 @@ from ..tasks.app import app
 from ..tasks.errors import CommunicationError, TrellisError
 from ..tasks.logs import configure
 from ..tasks.settings import current
-from . import events, foreign, recovery
+from . import draining, events, foreign, recovery
 from .client import Client
 from .dispatch import BUNDLE, RANKED, unpack
 from .engine import engine
 from .limits import Process
 from .natives import NATIVES
+from .schedules import Schedules, apply_declared
 
 
 class EngineStep(Task):
@@ -43,8 +44,9 @@ class EngineStep(Task):
 
     def run(self, **kwargs: Any) -> None:
         """Run a bundle of them."""
-        run, packed = kwargs[BUNDLE]
-        engine().run_bundle(self.name, run, unpack(packed), kwargs.get(RANKED))
+        if not draining.passed_on(self, kwargs):
+            run, packed = kwargs[BUNDLE]
+            engine().run_bundle(self.name, run, unpack(packed), kwargs.get(RANKED))
 
 
 events.install(app)
@@ -127,11 +129,16 @@ def _set_up_logging(**_: Any) -> None:
 
 
 @signals.worker_init.connect
-def _refuse_wrong_schema(**_: Any) -> None:
-    """Celery swallows a handler's exception, but not SystemExit."""
+def _check_in(**_: Any) -> None:
+    """Refuse a database that does not fit; make the schedules that our modules declare.
+
+    Celery swallows a handler's exception, but not SystemExit.
+    """
+    draining.reset()
     try:
         with engine().database.connection() as connection:
             schema.check(connection)
+        apply_declared(Schedules(engine().database, engine().journal, engine().settings))
     except TrellisError as error:
         raise SystemExit(f"trellis: {error}") from error
     finally:
@@ -147,11 +154,21 @@ def _boot_child(**_: Any) -> None:
 
 @signals.worker_shutting_down.connect
 def _bound_shutdown(how: str, **_: Any) -> None:
-    """A warm shutdown waits for running steps, however long they take; after the grace it becomes a cold one.
+    """A warm shutdown waits for running steps, but not for ever: then they are handed back.
 
-    Celery's own soft shutdown is a sleep of the whole time, even when everything is done after a second.
+    Celery's own soft shutdown is a sleep of the whole time, even when everything is done after a second. What does not
+    listen when it is stopped goes down with its process: a cold shutdown, as a last resort.
     """
-    if how == "Warm":
-        timer = threading.Timer(current().shutdown_seconds, os.kill, (os.getpid(), signal.SIGQUIT))
+    if how != "Warm":
+        return
+    settings = current()
+    draining.begin()
+    last = settings.shutdown_seconds + settings.timeout_grace
+    for seconds, what in ((settings.shutdown_seconds, draining.hand_back), (last, _cold_shutdown)):
+        timer = threading.Timer(seconds, what)
         timer.daemon = True
         timer.start()
+
+
+def _cold_shutdown() -> None:
+    os.kill(os.getpid(), signal.SIGQUIT)

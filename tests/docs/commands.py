@@ -80,6 +80,10 @@ def _click(group: Any, name: str) -> Callable[[list[str]], None]:
                 raise ValueError(f"{name} has no command among {arguments}")
             return
         command = group.commands[arguments[at]]
+        rest = arguments[at + 1 :]
+        if any(each in getattr(command, "commands", {}) for each in rest):
+            _click(command, f"{name} {arguments[at]}")(rest)
+            return
         given = [_PLACEHOLDER.sub("x", each) for each in arguments[at + 1 :]]
         if "--help" not in given:
             command.make_context(arguments[at], given, resilient_parsing=False)

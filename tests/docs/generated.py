@@ -31,9 +31,12 @@ from trellis.workflows import (
     Client,
     Context,
     DeadLetter,
+    Debounce,
     Default,
+    Doubt,
     Event,
     Fragment,
+    Happened,
     Param,
     Progress,
     Rate,
@@ -41,6 +44,9 @@ from trellis.workflows import (
     Retry,
     Run,
     RunState,
+    Schedule,
+    Schedules,
+    Singleton,
     Step,
     StepState,
     Workflow,
@@ -132,6 +138,9 @@ def cli() -> str:
     parts = [f"\n## trellis\n\n```text\n{_help(group, 'trellis')}\n```\n"]
     for name, command in group.commands.items():
         parts.append(f"\n## trellis {name}\n\n```text\n{_help(command, f'trellis {name}')}\n```\n")
+        for each, below in getattr(command, "commands", {}).items():
+            title = f"trellis {name} {each}"
+            parts.append(f"\n### {title}\n\n```text\n{_help(below, title)}\n```\n")
     return "".join(parts) + "\n"
 
 
@@ -244,6 +253,8 @@ INTERNAL: dict[str, tuple[str, ...]] = {
     "StepResult": ("from_row",),
     "DeadLetter": ("from_row",),
     "Approval": ("from_row",),
+    "Schedule": ("timetable",),
+    "Schedules": ("apply",),
 }
 
 GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
@@ -255,6 +266,7 @@ GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
         (Retry, ("delay", "allows")),
         (Rate, ()),
         (Default, ()),
+        (Happened, ()),
     ),
     "In a body": (
         (Context, _methods(Context)),
@@ -265,6 +277,9 @@ GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
     "Start and watch": (
         (Client, _methods(Client)),
         (AsyncClient, _methods(AsyncClient)),
+        (Debounce, ()),
+        (Singleton, ()),
+        (Schedules, _methods(Schedules)),
     ),
     "What comes back": (
         (Run, _methods(Run)),
@@ -274,6 +289,8 @@ GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
         (Approval, ()),
         (Reason, ()),
         (DeadLetter, ()),
+        (Doubt, ()),
+        (Schedule, _methods(Schedule)),
         (RunState, ()),
         (StepState, ()),
     ),
@@ -370,10 +387,15 @@ _SAID = {
     "Run.workflow": "the workflow's name", "Run.key": "that it was started with", "Run.params": "with the defaults",
     "Run.correlation_id": "the starter's own id, or the run's",
     "Step.idx": "its number in the run", "Step.attempt": "claims so far", "Step.failures": "attempts that failed",
+    "Debounce.key": "of starts that belong together, within one workflow",
+    "Debounce.wait": "from the last start to the beginning", "Debounce.max_wait": "from the first start on",
+    "Singleton.key": "of starts that want the same, within one workflow",
+    "Singleton.window": "after its acceptance, in which a run that is over is given back",
     "Step.worker": "host and pid of the last one", "Step.progress": "what `heartbeat` told last",
     "Step.error": "of the last failed attempt, where it did not succeed after that",
     "Approval.run": "the run's id", "Approval.workflow": "the workflow's name", "Approval.step": "the step's name",
     "Approval.message": "what they are asked",
+    "Doubt.workflow": "the workflow's name", "Doubt.step": "the step's name", "Happened.result": "of the step",
     "Progress.total": "steps", "Progress.done": "steps that are over",
 }  # fmt: skip
 
@@ -399,6 +421,7 @@ def _overload() -> str:
             queue: str | None = None,
             priority: int = 5,
             effects: Literal['repeatable', 'once'] = 'repeatable',
+            in_doubt: Literal['ask', 'retry'] | Callable[..., Any] = 'ask',
         )""")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import commands
 import generated
@@ -22,7 +24,7 @@ REFERENCE = ROOT / "docs" / "reference"
 SOURCES = [
     *(ROOT / "tasks").glob("*.py"),
     *(ROOT / "workflows").glob("*.py"),
-    ROOT / "workflows/sql/journal.sql",
+    *(ROOT / "workflows/sql").glob("*.sql"),
 ]
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -52,15 +54,22 @@ def test_every_error_is_there() -> None:
 
 def test_every_command_and_option_is_there() -> None:
     text = page("cli")
-    for name, command in commands.application().commands.items():
-        section = text.partition(f"\n## trellis {name}\n")[2].partition("\n## ")[0]
-        assert section, name
+    for title, command in _commands("trellis", commands.application()):
+        section = re.split(r"\n###? ", text.partition(f"# {title}\n")[2])[0]
+        assert section, title
         assert [
             option
             for each in command.params
             for option in each.opts
             if option[0] == "-" and option not in section
         ] == []
+
+
+def _commands(name: str, group: Any) -> Iterator[tuple[str, Any]]:
+    """A group's commands by their full names, and those of the groups in it."""
+    for each, command in getattr(group, "commands", {}).items():
+        yield f"{name} {each}", command
+        yield from _commands(f"{name} {each}", command)
 
 
 def test_every_field_of_a_definition_is_there() -> None:

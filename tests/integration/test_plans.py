@@ -28,6 +28,7 @@ SINGLE = {"claim": {"lease": ARGUMENTS["new_lease"]}, "claim_ranked": {"lease": 
           "widen": {"idx": 1, "inputs": "{}"}, "park": {"idx": 1, "lease": ARGUMENTS["new_lease"]},
           "take_woken": {"idx": 1},
           "hold": {"idx": 1, "lease": ARGUMENTS["new_lease"]},
+          "intend": {"idx": 1, "lease": ARGUMENTS["new_lease"]},
           }  # fmt: skip
 LISTS = {"renew": {"run": [ARGUMENTS["run"]], "seconds": [30.0]}}
 
@@ -53,6 +54,7 @@ def plan(stack: Stack, name: str) -> str:
         "claim",
         "claim_ranked",
         "complete",
+        "intend",
         "results",
         "names",
         "renew",

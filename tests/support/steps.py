@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trellis.workflows import Artifact, Context, Retry, action
+from trellis.workflows import Artifact, Context, Happened, Retry, action
 
 FAST = Retry(attempts=5, base=0.05, jitter=0)
 
@@ -295,3 +295,80 @@ def play(ledger: str, ctx: Context, own: int, parts: list[Any], fails: int = 0) 
 def listed(n: Any) -> list[dict[str, int]]:
     """As many items as the number divided by 5 leaves."""
     return [{"own": place, "fails": 0} for place in range(n % 5)]
+
+
+@action(name="works")
+def works(ledger: str, seconds: float, ctx: Context, value: Any = None) -> Any:
+    """Leaves a line when it begins and one when it is done, and takes its time between them."""
+    record(ledger, ctx, "begun")
+    time.sleep(seconds)
+    record(ledger, ctx, "done")
+    return value
+
+
+def _crash(ledger: str, where: str, at: str) -> None:
+    """Kill this process at a named point, the first time that it gets there."""
+    mark = Path(f"{ledger}.{at}")
+    if where == at and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _effect_of(ledger: str, where: str, ctx: Context) -> str:
+    """An effect in the outside world, under the step's key, with a crash where it is asked for."""
+    _crash(ledger, where, "before")
+    record(ledger, ctx, ctx.idempotency_key)
+    _crash(ledger, where, "after")
+    if where == "hang":
+        time.sleep(600)
+    if where == "raise":
+        raise RuntimeError("the service said no")
+    return f"done by attempt {ctx.attempt}"
+
+
+def looks(ledger: str, where: str, ctx: Context) -> Happened | None:
+    """Whether the step's key stands in the ledger."""
+    _crash(ledger, where, "probe")
+    record(f"{ledger}.probes", ctx)
+    path = Path(ledger)
+    found = path.exists() and any(
+        line.split()[4:] == [ctx.idempotency_key] for line in path.read_text().splitlines()
+    )
+    return Happened("found by the probe") if found else None
+
+
+@action(name="charge_ask", effects="once")
+def charge_ask(ledger: str, where: str, ctx: Context) -> str:
+    """In doubt, a person is asked."""
+    return _effect_of(ledger, where, ctx)
+
+
+@action(name="charge_retry", effects="once", in_doubt="retry")
+def charge_retry(ledger: str, where: str, ctx: Context) -> str:
+    """In doubt, it runs again."""
+    return _effect_of(ledger, where, ctx)
+
+
+@action(name="charge_probe", effects="once", in_doubt=looks)
+def charge_probe(ledger: str, where: str, ctx: Context) -> str:
+    """In doubt, the ledger is looked at."""
+    return _effect_of(ledger, where, ctx)
+
+
+@action(name="books")
+def books(ledger: str, where: str, ctx: Context) -> str:
+    """Writes a row in the step's transaction."""
+    with ctx.transaction() as sql:
+        sql.execute("INSERT INTO booking (key, attempt) VALUES (%s, %s)", (ctx.idempotency_key, ctx.attempt))
+    _crash(ledger, where, "before")
+    if where == "hang":
+        time.sleep(600)
+    if where == "raise":
+        raise RuntimeError("after the insert")
+    return "booked"
+
+
+@action(name="charge_repeatable")
+def charge_repeatable(ledger: str, where: str, ctx: Context) -> str:
+    """May be repeated."""
+    return _effect_of(ledger, where, ctx)

@@ -286,6 +286,21 @@ UPDATE step s
  WHERE s.run_id = o.run_id AND s.idx = o.idx AND s.lease = o.lease
 RETURNING s.idx
 
+-- name: intend
+-- Right before the body of a step whose effect may happen once only: this attempt may have had it from now on. The
+-- commit waits for the disk. What was said of an earlier attempt's doubt is settled.
+UPDATE step SET intent = attempt, wait = wait - 'doubt' - 'probe' - 'resolved'
+ WHERE run_id = %(run)s AND idx = %(idx)s AND lease = %(lease)s
+RETURNING idx
+
+-- name: resolve
+-- Somebody says what became of an effect. The step runs once more, and finds the answer.
+UPDATE step
+   SET state = 'ready', sent = %(sent)s, due_at = clock_timestamp(), intent = NULL,
+       wait = (coalesce(wait, '{}') - 'probe') || jsonb_build_object('resolved', %(answer)s::jsonb)
+ WHERE state = 'parked' AND waits_for = 'doubt' AND run_id = %(run)s AND idx = %(idx)s
+RETURNING idx, name, action, queue, priority, attempt, failures, rank, expect
+
 -- name: park
 -- Puts a running step aside until something wakes it: `waits_for` names what, `due_at` is when its patience ends.
 -- An attempt that ends so does not count. `until` is an absolute moment, else `delay` seconds from now, else never.
@@ -309,11 +324,12 @@ UPDATE step
 RETURNING idx, name, action, queue, priority, attempt, failures, rank, expect
 
 -- name: take_due
--- Wakes parked steps whose time has come. Those without a timer stand in no index that this reads, and neither do
+-- Wakes parked steps whose time has come (but those of a run that begins later, see beginnings.sql). Those without a timer stand in no index that this reads, and neither do
 -- those that never ran and are parked in front of a limit: they noted nothing (`wait`).
 WITH due AS (
     SELECT run_id, idx FROM step
      WHERE state = 'parked' AND wait IS NOT NULL AND due_at < 'infinity'::timestamptz AND due_at <= now()
+       AND waits_for IS DISTINCT FROM 'start'
      ORDER BY due_at LIMIT %(limit)s
      FOR UPDATE SKIP LOCKED
 )
@@ -451,7 +467,7 @@ UPDATE step s SET lease = %(lease)s, lease_until = now() + interval '15 seconds'
   FROM late
  WHERE s.run_id = late.run_id AND s.idx = late.idx
 RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.attempt, s.failures, s.options,
-          s.worker, extract(epoch FROM now() - s.started_at)::float8 AS ran
+          s.worker, extract(epoch FROM now() - s.started_at)::float8 AS ran, s.intent, s.wait
 
 -- name: durations
 SELECT action, mean_ms FROM action_stat

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from . import control, growth, limits, rows, runs, steps, upkeep, waiting
+from . import control, effects, growth, limits, rows, runs, steps, upkeep, waiting
 from .counterparts import COPY, STATEMENTS
 
-__all__ = ["COPY", "STATEMENTS", "control", "growth", "limits", "rows", "runs", "steps", "upkeep", "waiting"]
+__all__ = [
+    "COPY",
+    "STATEMENTS",
+    "control",
+    "effects",
+    "growth",
+    "limits",
+    "rows",
+    "runs",
+    "steps",
+    "upkeep",
+    "waiting",
+]

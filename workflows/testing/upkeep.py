@@ -60,7 +60,18 @@ def take_expired(store: Store, *, lease: str, limit: int, timeout: float, grace:
         plain = [step[name] for name in ("idx", "name", "attempt", "failures")]
         ran = (now - step["started_at"]).total_seconds()
         workflow = None if run is None else run["workflow"]
-        answer.append((step["run_id"], workflow, *plain, of_json(step["options"]), step["worker"], ran))
+        answer.append(
+            (
+                step["run_id"],
+                workflow,
+                *plain,
+                of_json(step["options"]),
+                step["worker"],
+                ran,
+                step["intent"],
+                of_json(step["wait"]),
+            )
+        )
     return answer
 
 
