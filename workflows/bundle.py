@@ -17,20 +17,12 @@ import psycopg
 import structlog
 
 from ..tasks.database import Connection
-from ..tasks.errors import (
-    CommunicationError,
-    ExecutionError,
-    HeartbeatTimeout,
-    InputError,
-    RunTooLarge,
-    StateError,
-    StepTimeout,
-)
+from ..tasks.errors import CommunicationError, ExecutionError, RunTooLarge, StateError
 from ..tasks.logs import get_logger
-from . import draining, effects, ending, growth, plan, wire
+from . import draining, effects, ending, growth, wire
 from .appending import Appending
 from .context import Context
-from .execution import blocked, execute, failed, joins, skipped, timeout_of, unkept, wanted
+from .execution import blocked, execute, failed, skipped, timeout_of, unkept, wanted
 from .here import Here
 from .joint import Joint
 from .journal import Ahead
@@ -40,6 +32,7 @@ from .parts import Parts
 from .records import Claimed, Completed, Json, Outcome, Parked, Ready
 from .registry import ActionInfo
 from .states import StepState
+from .upstream import Upstream
 
 log = get_logger("trellis.bundle")
 
@@ -71,9 +64,7 @@ class Bundle:
         self._cut: list[
             tuple[Claimed, bool]
         ] = []  # steps whose body a shutdown has ended; in the midst of an effect?
-        self._results: dict[int | str, Json] = {}
-        self._raw: dict[int, bytes] = {}  # results of this bundle that nobody has read yet
-        self._params: dict[str, Json] | None = None
+        self._known = Upstream(parts.journal, run)
         self._limited: dict[int, dict[str, Json]] = {}  # the options of steps with limits
         self.current: Held | None = None
 
@@ -85,7 +76,7 @@ class Bundle:
         keeper.watch(self)
         structlog.contextvars.bind_contextvars(run=self._run, correlation_id=self._correlation)
         try:
-            self._fetch(self._todo)
+            self._known.fetch(self._todo)
             while (step := self._next()) is not None:
                 info = self._parts.actions.get(step.action)
                 alone = effects.policy(step.options) is not None
@@ -157,7 +148,7 @@ class Bundle:
             return
         asked = time.monotonic()
         claimed = self._urgent(kept.queue, [kept.idx])
-        self._fetch(claimed)
+        self._known.fetch(claimed)
         with self._lock:
             self._take(claimed, asked)
 
@@ -239,7 +230,7 @@ class Bundle:
 
     def _keep(self, step: Claimed, outcome: Outcome) -> None:
         if outcome.result is not None:
-            self._raw[step.idx] = outcome.result
+            self._known.keep(step.idx, outcome.result)
         with self._lock:
             self._done.append(outcome)
 
@@ -251,10 +242,10 @@ class Bundle:
             return skipped(step)
         began = time.monotonic()
         try:
-            results = self._upstream(step)
-            if not wanted(step, self._parameters(step), results):
+            results = self._known.results(step)
+            if not wanted(step, self._known.parameters(step), results):
                 return skipped(step)
-            inputs = self._inputs(step, results)
+            inputs = self._known.inputs(step, results)
             if not self._ours(step):
                 log.warning("step.lost", step=step.name)
                 return None
@@ -351,7 +342,7 @@ class Bundle:
         """Whether the body was stopped from outside and its step has been given back, or put aside in doubt."""
         if outcome.state is StepState.SUCCEEDED or outcome.error is None or held.lost_at is not None:
             return False
-        late = outcome.error["type"] in (StepTimeout.__name__, HeartbeatTimeout.__name__)
+        late = outcome.error["type"] in effects.STOPPED
         if held.once and (held.handed_back or late) and self._doubt(held.step):
             return True
         if held.handed_back:
@@ -384,7 +375,7 @@ class Bundle:
             log.warning("outcomes.late", steps=[step.idx])
             return None
         if outcome.result is not None:
-            self._raw[step.idx] = outcome.result
+            self._known.keep(step.idx, outcome.result)
         self._recorded([outcome], completed, asked, wish)
         if growing is not None:
             parts.dispatcher.publish(self._run, self._workflow, growing.ready)
@@ -422,39 +413,6 @@ class Bundle:
             self._workflow,
             self._correlation,
         )
-
-    # --- results of other steps
-
-    def _fetch(self, steps: Sequence[Claimed] | deque[Claimed]) -> None:
-        """Read what these steps need and this process does not have, in one statement."""
-        needed = {ref for step in steps if step.refs for ref in step.refs}
-        missing = [ref for ref in needed if ref not in self._results and ref not in self._raw]
-        if missing:
-            for idx, result in self._parts.journal.results(self._run, missing).items():
-                self._results[idx] = result
-
-    def _upstream(self, step: Claimed) -> Mapping[int | str, Json]:
-        for ref in step.refs or ():
-            if ref not in self._results:
-                self._results[ref] = wire.loads(self._raw[ref])
-        return self._results
-
-    def _inputs(self, step: Claimed, results: Mapping[int | str, Json]) -> dict[str, Json]:
-        try:
-            return plan.bind(step.inputs or {}, step.bindings, results, action=step.action, joins=joins(step))
-        except InputError:
-            # Once more, with the names that the message needs; the usual step does not ask for them.
-            names = self._parts.journal.names(self._run, step.refs or ())
-            return plan.bind(
-                step.inputs or {}, step.bindings, results, action=step.action, names=names, joins=joins(step)
-            )
-
-    def _parameters(self, step: Claimed) -> Mapping[str, Json]:
-        if not step.options or "when" not in step.options:
-            return {}
-        if self._params is None:
-            self._params = self._parts.journal.params(self._run)
-        return self._params
 
     # --- recording
 
@@ -499,7 +457,7 @@ class Bundle:
             log.warning("outcomes.late", steps=late)
         with self._lock:
             for idx in late:  # somebody else's result counts
-                self._raw.pop(idx, None)
+                self._known.forget(idx)
             if completed.closed:
                 self._todo.clear()  # nothing more of this run should begin
             self._take(completed.mine, asked)
@@ -511,7 +469,7 @@ class Bundle:
         if self._limited or completed.gates:
             over = [outcome.idx for outcome in outcomes if outcome.state is not StepState.READY]
             self._leave([idx for idx in over if idx in completed.won], completed)
-        self._fetch(completed.mine)
+        self._known.fetch(completed.mine)
         return not late
 
     def _announce(self, completed: Completed) -> None:

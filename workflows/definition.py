@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Literal
 
 from pydantic import ValidationError
@@ -22,7 +21,6 @@ from ..tasks.errors import DefinitionError
 from ..tasks.retry import Retry
 from ..tasks.settings import current
 from . import canvas, parameters, registry
-from .declared import DAY, Declared
 from .guests import Guests, task_inputs
 from .hints import choices
 from .literals import encode
@@ -32,6 +30,7 @@ from .parsing import spec_of
 from .references import NAME, IndexRef, ItemRef, ParamRef, PreviousRef, Ref, StepRef
 from .registry import ActionInfo, Catalogue
 from .sagas import UNDO_OPTIONS, Sagas
+from .scheduling import Scheduling
 from .spec import TASK, Default, Rate, StepSpec, UndoSpec, WorkflowSpec
 from .validate import OPTIONS, unknown_input, validate
 from .waits import Waits
@@ -69,7 +68,7 @@ class Params:
         return list(self._names)
 
 
-class Workflow(Guests, Waits, Sagas, Loops):
+class Workflow(Guests, Waits, Sagas, Loops, Scheduling):
     """A workflow that is being written."""
 
     fragment: ClassVar[bool] = False  # whether it is to be appended to a run
@@ -453,35 +452,6 @@ class Workflow(Guests, Waits, Sagas, Loops):
         self.validate()
         assert self._spec is not None
         return self._spec.digest()
-
-    def schedule(
-        self,
-        name: str | None = None,
-        /,
-        *,
-        cron: str | None = None,
-        every: float | timedelta | None = None,
-        timezone: str = "UTC",
-        params: Mapping[str, Any] | None = None,
-        jitter: float = 0.0,
-        overlap: Literal["skip", "queue", "cancel", "allow"] = "skip",
-        catch_up: float | timedelta = DAY,
-        tick_param: str | None = None,
-        anchor: datetime | None = None,
-    ) -> None:
-        """Declare a schedule of this workflow, after its last step: the name is the workflow's without one.
-
-        Workers that import the module make it when they start, and so does `trellis schedules apply`; declared
-        again with other arguments it is changed. The arguments are those of `client.schedules.create`.
-
-        Raises DefinitionError, ParameterError.
-        """
-        declared = Declared(
-            name or self.name, self, cron, every, timezone, dict(params or {}), jitter, overlap, catch_up,
-            tick_param, anchor,
-        )  # fmt: skip
-        declared.content(datetime.now(UTC))
-        registry.schedules.add(declared)
 
     @property
     def params_schema(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..tasks.errors import EffectInDoubt
+from ..tasks.errors import EffectInDoubt, HeartbeatTimeout, StepTimeout
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
 from . import wire
@@ -26,6 +26,8 @@ ASK, RETRY, PROBE = "ask", "retry", "probe"
 POLICIES = (ASK, RETRY)  # or a function, which is a probe
 Body = Callable[[Claimed, ActionInfo, Mapping[str, Json], bool], Outcome | None]
 
+# Errors of a body that was stopped from outside.
+STOPPED = (StepTimeout.__name__, HeartbeatTimeout.__name__)
 DOUBT = "doubt"  # what a step in doubt waits for
 
 
