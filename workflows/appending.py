@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..tasks.database import Connection
 from ..tasks.errors import DefinitionError, NotFinished, NotFound, RunFailed
-from . import plan
+from . import gates, plan
 from .definition import Workflow
 from .fragment import MAX_NAME, Fragment, fragment_of, readings, uses
 from .here import Here
@@ -143,7 +143,12 @@ class Appending:
 
     def _plan(self, spec: WorkflowSpec, place: Place) -> plan.Plan:
         here = self._here
-        return plan.plan(spec, {}, here.actions, here.settings.default_queue, place)
+        line = gates.run_line(here.run)
+        limits = dict((self._step.options or {}).get("gates") or ())
+        if line in limits:  # what the run has of steps at once is a limit of all its steps
+            spec = spec.model_copy(update={"max_parallel": limits[line]})
+        scope = gates.Scope(here.run)
+        return plan.plan(spec, {}, here.actions, here.settings.default_queue, place, scope)
 
     def _barrier(self, idx: int, sinks: int, behind: tuple[int, ...]) -> PlannedStep:
         """One row that waits for all ends, where each of them would else name everything behind the step."""

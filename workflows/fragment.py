@@ -73,9 +73,10 @@ def fragment_of(steps: Workflow | WorkflowSpec | Mapping[str, Any], name: str) -
         raise DefinitionError(
             f"append takes ctx.fragment(), a Workflow, or an object with steps, not {type(steps).__name__}"
         )
-    if spec.on_failure or spec.on_cancel:
+    head = spec.model_dump(exclude_defaults=True, exclude={"name", "description", "params", "steps"})
+    if head:
         raise DefinitionError(
-            "what follows the end of a run belongs to its workflow, a fragment has neither on_failure nor on_cancel",
+            f"a fragment has steps alone: {', '.join(head)} is said of a whole run, in its workflow",
             workflow=spec.name,
         )
     if spec.params:

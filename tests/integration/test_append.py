@@ -198,6 +198,7 @@ def test_what_is_wrong_is_told_inside_the_body_and_leaves_no_half(stack: Stack) 
         one(inputs={"a": "${run.before[7]}"}),
         one(inputs={"a": 1}, name="a.b"),
         {**one(inputs={"a": 1}), "params": {"p": {"type": "integer"}}},
+        {**one(inputs={"a": 1}), "max_parallel": 2, "concurrency_key": "k"},
         one(inputs={"a": 1}, name="right"),
         one(inputs={"a": 2}, name="right"),
     ]
@@ -209,7 +210,7 @@ def test_what_is_wrong_is_told_inside_the_body_and_leaves_no_half(stack: Stack) 
     expected = [
         "has no steps", "no such field", "'nobody'", "input 'a' of action 'add'", "'b' that does not exist",
         "a parameter 'b'", "circle", "has no step 'nobody'", "step 'finish' is waiting", "is a list of 2",
-        "is not a name", "no parameters", "appended twice",
+        "is not a name", "no parameters", "steps alone: concurrency_key, max_parallel", "appended twice",
     ]  # fmt: skip
     said = stack.client.result(run, "plan")
     for problem, told in zip(expected, said, strict=True):
@@ -268,6 +269,18 @@ def test_a_run_that_grows_without_an_end_is_stopped_by_its_limit(stack: Stack) -
     with pytest.raises(RunFailed, match="RunTooLarge: the run would have 101 steps, the limit is 100"):
         stack.client.result(run)
     engine.database.close()
+
+
+def test_appended_steps_count_among_those_that_a_run_may_have_at_once(stack: Stack) -> None:
+    """A limit of the run is one of all its steps."""
+    wf = Workflow("narrow", max_parallel=1, register=False)
+    wf.step("plan", growing.fan, n=3)
+    run = stack.client.start(wf).id
+    stack.engine.run_bundle("fan", run, [0])
+    stack.engine.admission.sweep()
+    assert sorted(states(stack, run).values()) == ["parked", "parked", "ready", "succeeded"]
+    stack.drain(run)
+    assert stack.client.get(run).state is RunState.SUCCEEDED
 
 
 def test_outside_a_run_there_is_nothing_to_append_to(stack: Stack) -> None:
