@@ -7,6 +7,7 @@ expression that nobody needed so far is refused with `NotInProcess`, never guess
 from __future__ import annotations
 
 import operator
+import re
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cmp_to_key
@@ -35,6 +36,7 @@ _OPERATORS: dict[Any, Callable[[Any, Any], Any]] = {
     operators.not_in_op: lambda value, among: value not in among,
     operators.json_getitem_op: lambda value, key: value.get(key),
 }
+_WRITTEN = re.compile(r"(?P<table>\w+)\.(?P<column>\w+) = '(?P<value>[^']*)'")
 _IDENTITY = {operators.is_: True, operators.is_not: False}
 _AGGREGATES: dict[str, Callable[[list[Any]], Any]] = {
     "count": len,
@@ -202,10 +204,19 @@ def _function(clause: Any, place: Place) -> Any:
     return None if None in values else work(*values)
 
 
+def _written(clause: Any, place: Place) -> Any:
+    """A condition that is written out, so that Postgres sees the constant: `table.column = 'value'`."""
+    found = _WRITTEN.fullmatch(clause.text.strip())
+    if found is None or found["table"] not in place:
+        raise NotInProcess(f"the expression {clause}")
+    return place[found["table"]][found["column"]] == found["value"]
+
+
 _READERS: dict[str, Callable[[Any, Place], Any]] = {
     "column": _column,
     "bindparam": _bound,
     "binary": _binary,
+    "textclause": _written,
     "clauselist": _several,
     "expression_clauselist": _several,
     "tuple": lambda clause, place: tuple(_value(each, place) for each in clause.clauses),
