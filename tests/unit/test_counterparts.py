@@ -10,7 +10,10 @@ from trellis.tasks.queries import load
 from trellis.workflows.testing import statements
 from trellis.workflows.testing.counterparts import parameters
 
-FILES = {file: load("trellis.workflows.sql", file) for file in ("journal.sql", "control.sql")}
+FILES = {
+    file: load("trellis.workflows.sql", file)
+    for file in ("journal.sql", "control.sql", "schedules.sql", "beginnings.sql")
+}
 KNOWN = {
     f"{file}: {name}": (text, statements.STATEMENTS[text])
     for file, blocks in FILES.items()

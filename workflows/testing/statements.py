@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from . import control, effects, growth, limits, rows, runs, steps, upkeep, waiting
+from . import beginnings, control, effects, growth, limits, rows, runs, schedules, steps, upkeep, waiting
 from .counterparts import COPY, STATEMENTS
 
 __all__ = [
     "COPY",
     "STATEMENTS",
+    "beginnings",
     "control",
     "effects",
     "growth",
     "limits",
     "rows",
     "runs",
+    "schedules",
     "steps",
     "upkeep",
     "waiting",
