@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ..tasks.errors import WaitTimeout
 from ..tasks.settings import Settings
@@ -58,11 +58,14 @@ class AsyncClient(AsyncVerbs, AsyncDoubts):
         delay: float | timedelta | None = None,
         debounce: Debounce | None = None,
         singleton: Singleton | str | None = None,
+        on_success: Any = (),
+        on_failure: Any = (),
     ) -> Run:
         """See `Client.start`. A transaction of the caller's cannot be joined across threads."""
         return await asyncio.to_thread(
             self.sync.start, workflow, params, key=key, correlation_id=correlation_id, tenant=tenant,
             deadline=deadline, at=at, delay=delay, debounce=debounce, singleton=singleton,
+            on_success=on_success, on_failure=on_failure,
         )  # fmt: skip
 
     async def cancel(self, run: Run | str) -> bool:

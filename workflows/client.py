@@ -22,7 +22,7 @@ from ..tasks.app import app, sender
 from ..tasks.database import Connection, Database
 from ..tasks.errors import ConfigurationError, NotFinished, RunCancelled, RunFailed, WaitTimeout
 from ..tasks.settings import Settings, current
-from . import ending, launch
+from . import ending, launch, signatures
 from .admission import Admission
 from .answers import Answers
 from .beginnings import Debounce, Singleton, beginning, write
@@ -42,6 +42,7 @@ from .why import Diagnosis
 
 Joinable = psycopg.Connection[Any] | AlchemyConnection | Session
 
+_AT_ONCE: dict[str, Any] = dict.fromkeys(("at", "delay", "debounce", "singleton"))
 POLL = 1.0  # seconds between looks of somebody who waits and hears nothing
 
 
@@ -110,6 +111,8 @@ class Client(Verbs, Answers, Diagnosis, Doubts):
         delay: float | timedelta | None = None,
         debounce: Debounce | None = None,
         singleton: Singleton | str | None = None,
+        on_success: Any = (),
+        on_failure: Any = (),
     ) -> Run:
         """Accept a run.
 
@@ -125,19 +128,46 @@ class Client(Verbs, Answers, Diagnosis, Doubts):
         debounce: a later start with the same `Debounce` key replaces the parameters of the waiting run.
         singleton: a key (or `Singleton(key, window=…)`): while a run of the workflow that has it is open, it is
             given back, whatever the parameters.
+        on_success, on_failure: Celery signatures (one or several) that are sent when the run has succeeded, or has
+            failed or was cancelled: with its results, or what went wrong, as first argument unless immutable.
 
         Raises NotFound, DefinitionError, ParameterError, ValueTooLarge, CommunicationError; then nothing was written.
         """
+        hooks = signatures.hooks(on_success, on_failure) or None
+        given = {"tenant": tenant, "deadline": deadline, "hooks": hooks}
+        columns = {name: value for name, value in given.items() if value is not None}
+        when = {"at": at, "delay": delay, "debounce": debounce, "singleton": singleton}
+        return self.begin(
+            workflow,
+            params,
+            key=key,
+            correlation_id=correlation_id,
+            connection=connection,
+            columns=columns,
+            when=when,
+        )
+
+    def begin(
+        self,
+        workflow: Startable,
+        params: Mapping[str, Json] | None = None,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        connection: Joinable | None = None,
+        columns: Mapping[str, Any] | None = None,
+        when: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """Accept a run, with columns of its row such as `hooks` (see following.py); the rest as in `start`."""
         found = launch.resolve(workflow, self._queries)
-        given = {"tenant": tenant, "deadline": deadline}
-        begins = beginning(found.name, key=key, at=at, delay=delay, debounce=debounce, singleton=singleton)
+        begins = beginning(found.name, key=key, **(when or _AT_ONCE))
         prepared = launch.prepare(
             found,
             params,
             self.settings,
             key=key,
             correlation_id=correlation_id,
-            columns={name: value for name, value in given.items() if value is not None},
+            columns=columns,
             means=self._durations.mean_ms if connection is not None else self._measured,
         )
         if connection is not None:

@@ -208,6 +208,11 @@ class Dispatcher:
             producer, bundle.action, message, queue=bundle.queue, priority=9 - bundle.priority, retry=False
         )
 
+    @property
+    def value_limit(self) -> int:
+        """Bytes that a value may have which travels."""
+        return self._settings.value_max_bytes
+
     def call(
         self,
         task: str,

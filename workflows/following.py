@@ -5,7 +5,8 @@ it: who ended the run does it at once, and else the next tick. A follower works 
 run's row; the last one's takes the mark away. So what a follower writes is written once, and what it sends
 elsewhere at least once.
 
-`hooks` says what is to follow: {"compensation": the planned steps (see `plan.Plan.undo`), "signatures": …}.
+`hooks` says what is to follow: {"compensation": the planned steps (see `plan.Plan.undo`)}, and what Celery
+is to hear (see `answering`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from ..tasks.database import Connection
 from ..tasks.logs import get_logger
-from . import compensation
+from . import answering, compensation
 from .control import ask
 from .dispatch import Dispatcher
 from .journal import Journal
@@ -52,9 +53,33 @@ def _compensate(following: Following, rows: Json) -> Begun | None:
     return None if begun is None else Begun(*begun)
 
 
+def _answer(following: Following, kept: Json) -> None:
+    dispatcher, journal, ended = following.dispatcher, following.journal, following.ended
+    assert dispatcher is not None  # nobody follows without one
+    value = answering.value_of(journal, following.connection, ended, dispatcher.value_limit)
+    answering.send_signatures(dispatcher.app, ended, value, kept)
+
+
+def _go_on(following: Following, kept: Json) -> None:
+    dispatcher, journal, ended = following.dispatcher, following.journal, following.ended
+    assert dispatcher is not None
+    value = answering.value_of(journal, following.connection, ended, dispatcher.value_limit, kept["step"])
+    answering.go_on(dispatcher.app, ended, value, kept)
+
+
+def _revoke(following: Following, _: Json) -> None:
+    assert following.dispatcher is not None
+    answering.revoke(following.dispatcher, following.journal, following.connection, following.ended)
+
+
 # Who acts on which entry of a run's hooks, in this order. A follower may be called again for the same end (after a
 # crash, or when a later one failed), and has to see by itself that it has done its part.
-FOLLOWERS: dict[str, Callable[[Following, Json], Begun | None]] = {"compensation": _compensate}
+FOLLOWERS: dict[str, Callable[[Following, Json], Begun | None]] = {
+    "compensation": _compensate,
+    "tasks": _revoke,
+    "signatures": _answer,
+    "canvas": _go_on,
+}
 
 
 def follow(journal: Journal, dispatcher: Dispatcher | None, run: str) -> None:

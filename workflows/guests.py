@@ -10,10 +10,19 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Self
 
+from celery import signature as celery_signature
+from celery.canvas import Signature
+
 from ..tasks.errors import DefinitionError
+from ..tasks.settings import current
 from . import imported, registry
+from .hints import choices
+from .parameters import check_params
 from .references import Ref, StepRef
 from .registry import Catalogue
+from .spec import WorkflowSpec
+
+RUN = "trellis.run"  # the task that begins a run inside a canvas
 
 
 def task_inputs(
@@ -50,6 +59,11 @@ class Guests:
 
     name: str
 
+    @property
+    def spec(self) -> WorkflowSpec:
+        """The canonical definition."""
+        raise NotImplementedError
+
     def __init__(
         self,
         name: str,
@@ -83,3 +97,45 @@ class Guests:
         workflow = cls(name, description=description, register=register, catalogue=catalogue)
         imported.add(workflow, catalogue, canvas)
         return workflow
+
+    def s(self, **params: Any) -> Signature:
+        """A run as a Celery signature: in a chain the result of what came before is the first parameter not given here.
+
+        What the run ends with (as `client.result`) is passed on. Raises ParameterError.
+        """
+        return self.signature(params)
+
+    def si(self, **params: Any) -> Signature:
+        """The same, immutable: what came before is waited for, and its result not used."""
+        return self.signature(params, immutable=True)
+
+    def signature(
+        self, params: Mapping[str, Any] | None = None, *, step: str | None = None, immutable: bool = False
+    ) -> Signature:
+        """A run as a Celery signature, for your own chains, groups and chords. Its task begins the run and ends; the
+        canvas goes on when the run does, and no worker is held meanwhile.
+
+        params: of the run, without the one that takes the result of what came before.
+        step: the step whose result is passed on; without it all results of the last steps, by name.
+        immutable: what came before is not used.
+
+        Groups, chords and `get()` need the application's result backend, and TRELLIS_RESULT_BACKEND_URL with the same
+        address on the workers of Trellis. Raises ParameterError, DefinitionError.
+        """
+        given = dict(params or {})
+        spec = self.spec
+        into = None if immutable else next((name for name in spec.params if name not in given), None)
+        check_params(spec, given, later=into)
+        if step is not None and step not in spec.steps:
+            raise DefinitionError(
+                f"step={step!r} does not exist{choices(step, spec.steps, 'there are')}", workflow=self.name
+            )
+        known = registry.workflows.get(self.name) is self
+        kwargs = {
+            "workflow": self.name if known else spec.model_dump(mode="json", exclude_defaults=True),
+            "params": given,
+            "into": into,
+            "step": step,
+        }
+        options = {"queue": current().default_queue, "serializer": "json"}
+        return celery_signature(RUN, kwargs=kwargs, options=options, immutable=immutable)

@@ -305,6 +305,15 @@ class Journal(Growing):
         state, error, size, results = _ask(connection, "ending", run=run, limit=limit)[0]
         return Ending(RunState(state), error, size, None if results is None else results.encode())
 
+    def result_of(self, connection: Connection, run: str, step: str) -> Json:
+        """The result of one step of a run, inside a transaction; None where it has none."""
+        rows = _ask(connection, "result_of", run=run, names=[step, f"{step}[]"])
+        return rows[0][0] if rows else None
+
+    def cancelled_tasks(self, connection: Connection, run: str) -> list[str]:
+        """The foreign tasks that steps waited for when their run ended, inside a transaction."""
+        return [row[0] for row in _ask(connection, "cancelled_tasks", run=run)]
+
     def take_signal(self, connection: Connection, run: str, name: str, idx: int) -> Signal | None:
         """The oldest signal of a name that no other step has taken, inside a decision."""
         rows = _ask(connection, "take_signal", run=run, name=name, idx=idx)

@@ -23,7 +23,7 @@ from .journal import Journal
 from .plan import Plan, plan
 from .queries import Queries
 from .records import Json, Ready
-from .spec import WorkflowSpec
+from .spec import TASK, WorkflowSpec
 
 Startable = Workflow | WorkflowSpec | Mapping[str, Any] | str
 
@@ -165,6 +165,8 @@ def prepare(
         **more,
     }
     hooks = {**(row["hooks"] or {}), **({"compensation": laid.undo} if laid.undo else {})}
+    if TASK in spec.actions:
+        hooks["tasks"] = True
     row |= {"hooks": wire.dumps(hooks) if hooks else None, "follow": bool(hooks)}
     return Prepared(run, spec.name, (spec.digest(), spec.name, spec.canonical()), row, laid)
 

@@ -95,8 +95,13 @@ def schema_of_params(spec: WorkflowSpec) -> dict[str, Any]:
     }
 
 
-def check_params(spec: WorkflowSpec, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a run as JSON values, with the defaults. Raises ParameterError."""
+def check_params(
+    spec: WorkflowSpec, params: Mapping[str, Any], *, later: str | None = None
+) -> dict[str, Any]:
+    """The parameters of a run as JSON values, with the defaults. Raises ParameterError.
+
+    later: one that need not be there yet.
+    """
     problems: dict[str, str] = {}
     checked: dict[str, Any] = {}
     for name in params:
@@ -106,7 +111,7 @@ def check_params(spec: WorkflowSpec, params: Mapping[str, Any]) -> dict[str, Any
         if name not in params:
             if "default" in schema:
                 checked[name] = schema["default"]
-            else:
+            elif name != later:
                 problems[name] = "is missing"
             continue
         try:

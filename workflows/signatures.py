@@ -6,14 +6,28 @@ otherwise. What is no signature, or no JSON, is refused where it is given.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 from celery.canvas import Signature
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import dumps
 
 from ..tasks.errors import DefinitionError
+from .contract import unkeepable
 from .records import Json
+
+
+def hooks(on_success: Any, on_failure: Any) -> dict[str, Json]:
+    """The signatures that are to follow a run, as an entry of its hooks. Raises DefinitionError."""
+    kept = {
+        kind: [captured(each, name) for each in (given if isinstance(given, list | tuple) else [given])]
+        for kind, name, given in (
+            ("success", "on_success=", on_success),
+            ("failure", "on_failure=", on_failure),
+        )
+    }
+    return {"signatures": kept} if any(kept.values()) else {}
 
 
 def captured(signature: Any, what: str) -> dict[str, Json]:
@@ -26,9 +40,13 @@ def captured(signature: Any, what: str) -> dict[str, Json]:
         if queue is not None:
             each.options["queue"] = queue
     try:
-        found: dict[str, Json] = loads(dumps(copy))  # type: ignore[no-untyped-call]  # kombu ships half of its types
+        # Celery's own JSON, and read back as plain JSON: what it writes of a date it reads again when it is sent.
+        found: dict[str, Json] = json.loads(dumps(copy))  # type: ignore[no-untyped-call]  # kombu is half typed
+        problem = unkeepable(found)
     except (TypeError, ValueError) as error:
-        raise DefinitionError(f"{what} has an argument that is no JSON: {error}") from error
+        problem = str(error)
+    if problem is not None:
+        raise DefinitionError(f"{what} has an argument that is no JSON: {problem}")
     return found
 
 

@@ -17,16 +17,18 @@ from typing import Any
 import psycopg
 from billiard.process import current_process
 from celery import Task, signals
+from celery.exceptions import Ignore
 
 from ..tasks import schema
 from ..tasks.app import app
-from ..tasks.errors import CommunicationError, TrellisError
+from ..tasks.errors import CommunicationError, ParameterError, TrellisError
 from ..tasks.logs import configure
 from ..tasks.settings import current
-from . import draining, events, foreign, recovery
+from . import answering, draining, events, foreign, recovery
 from .client import Client
 from .dispatch import BUNDLE, RANKED, unpack
 from .engine import engine
+from .guests import RUN
 from .limits import Process
 from .natives import NATIVES
 from .schedules import Schedules, apply_declared
@@ -115,6 +117,32 @@ def returned(value: Any = None, **about: str) -> None:
 def raised(*_: Any, **about: str) -> None:
     """A foreign task, called as a step, has failed."""
     foreign.raised(engine(), **about)
+
+
+@app.task(name=RUN, bind=True, typing=False, **_PATIENT)
+def run(
+    self: Task,
+    *before: Any,
+    workflow: str | dict[str, Any],
+    params: Mapping[str, Any],
+    into: str | None = None,
+    step: str | None = None,
+) -> None:
+    """A run inside a Celery canvas: it begins here, and the canvas goes on when it ends. No worker is held.
+
+    The message's id is the run's key, so one that is delivered twice begins one run.
+    """
+    given = dict(params)
+    if before:
+        if into is None:
+            problem = (
+                "has no parameter left for the result of what came before: use wf.si(…), or give one less"
+            )
+            raise ParameterError({"run": problem}, workflow=workflow if isinstance(workflow, str) else None)
+        given[into] = before[0]
+    hooks = {"canvas": {"request": answering.request_of(self.request), "step": step}}
+    _client().begin(workflow, given, key=f"task:{self.request.id}", columns={"hooks": hooks})
+    raise Ignore
 
 
 @lru_cache(maxsize=1)

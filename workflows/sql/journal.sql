@@ -361,6 +361,14 @@ RETURNING id, key, payload, at
 -- name: read_signals
 SELECT id, key, payload, at FROM signal WHERE run_id = %(run)s AND name = %(name)s ORDER BY id
 
+-- name: result_of
+-- Of a map it is the row behind it that has the results.
+SELECT result FROM step WHERE run_id = %(run)s AND name = ANY(%(names)s::text[]) ORDER BY name DESC LIMIT 1
+
+-- name: cancelled_tasks
+SELECT wait->>'task' FROM step
+ WHERE run_id = %(run)s AND state = 'cancelled' AND starts_with(waits_for, 'task:')
+
 -- name: clock
 SELECT extract(epoch FROM clock_timestamp())::float8
 
