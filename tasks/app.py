@@ -1,14 +1,15 @@
 """The Celery application. Nobody else builds one.
 
 The law: importing this module costs no connection and needs no setting; the configuration is read from
-`trellis.celeryconfig` when Celery first needs it.
+`trellis.celeryconfig` when Celery first needs it. It does not become the process's current application: that is
+the user's own, whose shared tasks and signatures would else go to our broker and queues.
 """
 
 from __future__ import annotations
 
 from celery import Celery
 
-app = Celery("trellis")
+app = Celery("trellis", set_as_current=False)
 app.config_from_object("trellis.celeryconfig")
 
 

@@ -26,6 +26,7 @@ from ..tasks.logs import get_logger
 from .dispatch import BROKER_GONE, Dispatcher
 from .journal import Journal
 from .records import Ended, Json
+from .signatures import sent_home
 from .states import RunState
 
 _LIMIT_KEY = "run"  # what stands in for results that are too large to travel
@@ -70,8 +71,8 @@ def go_on(app: Celery, ended: Ended, value: Json, kept: Mapping[str, Any]) -> No
     app.backend.mark_as_done(request.id, value, request=request)
 
 
-def request_of(request: Any) -> dict[str, Json]:
-    """What has to be known of a task's message when its run is over."""
+def request_of(request: Any, home: str, ours: Celery) -> dict[str, Json]:
+    """What has to be known of a task's message when its run is over; `home` is the queue of what has none."""
     names = (
         "id", "root_id", "parent_id", "correlation_id", "reply_to", "group", "group_index", "chord", "chain",
         "callbacks", "errbacks", "ignore_result",
@@ -80,6 +81,8 @@ def request_of(request: Any) -> dict[str, Json]:
     # Celery's own JSON, read back as plain JSON: what it writes of a date it reads again when it is sent.
     text = dumps({**found, "delivery_info": {}, "called_directly": False})  # type: ignore[no-untyped-call]
     kept: dict[str, Json] = json.loads(text)
+    for name in ("chain", "callbacks", "errbacks", "chord"):
+        kept[name] = sent_home(kept[name], home, ours)
     return kept
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from celery import group, signature
 from celery.canvas import _chain
 
+from ..tasks.app import app
 from ..tasks.errors import DefinitionError
 from . import graph, kinds, plan
 from .contract import Contract
@@ -215,7 +216,7 @@ class _Writer:
         info = self.catalogue.get(row.action)
         if info is not None and row.priority != info.priority:
             celery_options["priority"] = 9 - row.priority  # in Celery on Redis 0 is the most urgent
-        return signature(row.action, kwargs={STEP: step}, options=celery_options)
+        return signature(row.action, kwargs={STEP: step}, options=celery_options, app=app)
 
 
 def run_canvas(

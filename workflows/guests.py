@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Self
 
+from celery import current_app
 from celery import signature as celery_signature
 from celery.canvas import Signature
 
@@ -119,8 +120,11 @@ class Guests:
         step: the step whose result is passed on; without it all results of the last steps, by name.
         immutable: what came before is not used.
 
-        Groups, chords and `get()` need the application's result backend, and TRELLIS_RESULT_BACKEND_URL with the same
-        address on the workers of Trellis. Raises ParameterError, DefinitionError.
+        Tasks behind it go to the default queue of the present application (`celery.current_app`), or to the one that
+        is set for them: `task.s().set(queue=…)`. Groups, chords and `get()` need the application's result backend, and
+        TRELLIS_RESULT_BACKEND_URL with the same address on the workers of Trellis.
+
+        Raises ParameterError, DefinitionError.
         """
         given = dict(params or {})
         spec = self.spec
@@ -136,6 +140,7 @@ class Guests:
             "params": given,
             "into": into,
             "step": step,
+            "home": current_app.conf.task_default_queue,
         }
         options = {"queue": current().default_queue, "serializer": "json"}
         return celery_signature(RUN, kwargs=kwargs, options=options, immutable=immutable)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from celery import Celery
 from celery.canvas import Signature
 from kombu.utils.json import dumps
 
@@ -67,12 +68,32 @@ def walk(signature: Any) -> Iterator[Signature]:
 
 
 def queue_of(signature: Signature) -> str | None:
-    """The queue that its own application sends it to; None where it does not know its application."""
-    app = signature._app
+    """The queue that its own application sends it to; None where that names an exchange instead."""
+    app = signature.app
     given = dict(signature.options)
-    if app is not None:
-        task = app.tasks.get(signature.task)
-        own = {} if task is None else task._get_exec_options()
-        given = app.amqp.router.route({**own, **given}, signature.task, signature.args, signature.kwargs)
-    queue = given.get("queue")
+    task = app.tasks.get(signature.task)
+    own = {} if task is None else task._get_exec_options()
+    routed = app.amqp.router.route({**own, **given}, signature.task, signature.args, signature.kwargs)
+    queue = routed.get("queue")
     return None if queue is None else str(getattr(queue, "name", queue))
+
+
+def sent_home(kept: Any, home: str, ours: Celery) -> Any:
+    """Signatures as JSON, with a queue for those that have none and are no tasks of ours: else our workers would get
+    them, who do not know them.
+    """
+    if isinstance(kept, list):
+        return [sent_home(each, home, ours) for each in kept]
+    if not isinstance(kept, dict) or "task" not in kept:
+        return kept
+    found = dict(kept)
+    inner = found.get("kwargs") or {}
+    if found.get("subtask_type") in ("chain", "group", "chord"):
+        parts = {
+            name: sent_home(inner[name], home, ours) for name in ("tasks", "header", "body") if name in inner
+        }
+        return {**found, "kwargs": {**inner, **parts}}
+    options = found.get("options") or {}
+    if found["task"] in ours.tasks or options.get("queue") or options.get("exchange"):
+        return found
+    return {**found, "options": {**options, "queue": home}}

@@ -127,6 +127,7 @@ def run(
     params: Mapping[str, Any],
     into: str | None = None,
     step: str | None = None,
+    home: str = "celery",
 ) -> None:
     """A run inside a Celery canvas: it begins here, and the canvas goes on when it ends. No worker is held.
 
@@ -140,7 +141,7 @@ def run(
             )
             raise ParameterError({"run": problem}, workflow=workflow if isinstance(workflow, str) else None)
         given[into] = before[0]
-    hooks = {"canvas": {"request": answering.request_of(self.request), "step": step}}
+    hooks = {"canvas": {"request": answering.request_of(self.request, home, app), "step": step}}
     _client().begin(workflow, given, key=f"task:{self.request.id}", columns={"hooks": hooks})
     raise Ignore
 

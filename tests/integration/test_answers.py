@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 import steps
-from celery import Celery, chain, chord, group, signature
+from celery import Celery, chain, chord, current_app, group, signature
 from kombu.exceptions import OperationalError
 from stack import Process, Stack, eventually
 
@@ -57,8 +57,10 @@ class Media:
 def media(stack: Stack) -> Iterator[Media]:
     with redis.Redis.from_url(stack.servers.redis.url(112)) as client:
         client.flushdb()
-    found = Media(stack)
+    before, found = current_app._get_current_object(), Media(stack)
+    found.app.set_current()  # as in a program of its own
     yield found
+    before.set_current()
     found.app.close()
 
 
@@ -286,7 +288,7 @@ def test_wrong_parameters_are_refused_when_the_signature_is_made() -> None:
 
 def test_a_client_without_a_broker_leaves_what_follows_to_the_tick(stack: Stack, media: Media) -> None:
     media.worker()
-    with Client(stack.with_settings(broker_url=None)) as client:
+    with Client(stack.settings.model_copy(update={"broker_url": None})) as client:
         run = client.start(sums(), {"a": 1, "b": 2}, on_failure=media.task("heard"))
         client.cancel(run)
     assert media.heard() == []

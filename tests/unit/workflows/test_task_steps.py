@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import jsonschema
@@ -105,3 +107,14 @@ def test_a_canvas_has_no_such_step() -> None:
     wf.step("a", task="x", queue="q")
     with pytest.raises(DefinitionError, match="step 'a': trellis.task needs the engine"):
         wf.canvas(list=[])
+
+
+def test_importing_trellis_leaves_the_programs_own_application_the_current_one() -> None:
+    """Else its shared tasks would go to our broker."""
+    program = """
+import celery
+app = celery.Celery("own", broker="memory://")
+import trellis.workflows
+assert celery.current_app.main == "own", celery.current_app.main
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
