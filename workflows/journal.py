@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
-from psycopg import RawCursor
+from psycopg import Cursor, RawCursor
 from psycopg.rows import tuple_row
+from psycopg.types.datetime import TimestamptzLoader
+from psycopg.types.json import JsonbLoader
 
 from ..tasks.database import Connection, Database
 from ..tasks.queries import load, numbered
@@ -348,7 +350,7 @@ class Journal(Growing):
 
     def read(self, connection: Connection, workflow: str, run: str, key: str | None) -> Run:
         """The run as its own transaction sees it: the new one, or the one that the key has already."""
-        return Run.from_row(_ask(connection, "read_run", run=run, workflow=workflow, key=key)[0])
+        return Run.from_row(_ask_theirs(connection, "read_run", run=run, workflow=workflow, key=key)[0])
 
     def end(self, run: str, state: RunState, error: dict[str, Json] | None = None) -> bool:
         """End a run, every open step of it, and its child runs; False where it was over already."""
@@ -426,6 +428,16 @@ def _ask(connection: Connection, block: str, **arguments: Any) -> list[tuple[Any
     statement = _NUMBERED[block]
     cursor = RawCursor(connection, row_factory=tuple_row).execute(statement.text, statement.values(arguments))
     return cursor.fetchall() if cursor.description else []
+
+
+def _ask_theirs(connection: Connection, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
+    """The same on a connection that may be a caller's: Django's reads JSON as text, and times in a zone of its own."""
+    if getattr(connection, "answer", None) is not None:
+        return _ask(connection, block, **arguments)
+    cursor = Cursor(connection, row_factory=tuple_row)
+    cursor.adapters.register_loader("jsonb", JsonbLoader)
+    cursor.adapters.register_loader("timestamptz", TimestamptzLoader)
+    return cursor.execute(SQL[block], arguments).fetchall()
 
 
 class _Stale(Exception):

@@ -125,7 +125,7 @@ class Book:
         elif fence.language == "python":
             if fence.file is not None:
                 self._write(fence)
-                self._modules.add(fence.file.removesuffix(".py"))
+                self._modules.add(fence.file.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
             else:
                 self._code(fence)
         elif fence.language == "console" and re.search(r"^\$ ", fence.text, re.MULTILINE):

@@ -22,12 +22,14 @@ import celery.concurrency.prefork
 import celery.worker.consumer  # noqa: F401
 import rule_engine  # noqa: F401
 from celery.__main__ import main as celery_main
+from celery.fixups.django import fixup as django_fixup
 
 import trellis.tasks.doctor
 import trellis.tasks.transport
 import trellis.workflows.cli
 import trellis.workflows.recovery  # noqa: F401
 from trellis.tasks import cli
+from trellis.tasks.app import app
 from trellis.tasks.settings import current
 
 
@@ -66,6 +68,9 @@ def become(request: dict[str, Any]) -> None:
         sys.exit(cli.main())
     sys.path.insert(0, request["folder"])
     if program == "celery":
+        django_fixup(
+            app
+        )  # Celery looks at the environment when an application is made, and ours was made before
         celery_main()
     elif program == "python":
         sys.argv = arguments

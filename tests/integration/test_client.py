@@ -8,6 +8,7 @@ import psycopg
 import pytest
 import steps
 from psycopg.rows import dict_row
+from psycopg.types.string import TextLoader
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 from stack import Stack, eventually
@@ -53,6 +54,17 @@ def test_a_run_joins_a_connection_whose_rows_have_another_shape(stack: Stack) ->
         run = stack.client.start(one(), {"n": 1}, connection=connection)
         connection.commit()
     assert ids(stack) == {run.id}
+
+
+def test_a_run_joins_a_connection_that_reads_and_binds_in_its_own_way(stack: Stack) -> None:
+    """As Django's does: JSON comes as text, arguments are bound by the client."""
+    with psycopg.connect(stack.database_url, cursor_factory=psycopg.ClientCursor) as connection:
+        connection.adapters.register_loader("jsonb", TextLoader)
+        connection.adapters.register_loader("timestamptz", TextLoader)
+        run = stack.client.start(one(), {"n": 1}, connection=connection)
+        connection.commit()
+    assert run.params == {"n": 1}
+    assert run.created_at.tzinfo is not None
 
 
 def test_a_run_joins_the_transaction_of_sqlalchemy(stack: Stack) -> None:
