@@ -161,6 +161,11 @@ def raised(place: Place, *, run: str, step: str, task: str, name: str) -> None:
     _tell(place, run, task, payload)
 
 
+def raised_by(place: Place, error: Exception, *, run: str, step: str, task: str, name: str) -> None:
+    """Keep the exception of a task that ran in this process (see testing)."""
+    _tell(place, run, task, {"error": describe(error, step)})
+
+
 def _kept(value: Any, settings: Settings, step: str, name: str) -> dict[str, Json]:
     try:
         data = Contract.of(_anything, name).dump(value)

@@ -170,8 +170,8 @@ class _Explanation:
 
     def _waits_task(self, group: Group, task: str) -> Reason:
         return Reason(
-            f"{group.said()} {group.have('waits', 'wait')} for Celery task "
-            f"{group.wait.get('task', '?')} ({task}) in another application"
+            f"{group.said()} {group.have('waits', 'wait')} for Celery task {group.wait.get('name', '?')!r} ({task}), "
+            f"which was sent to queue {group.wait.get('queue', '?')!r} of another application"
         )
 
     def _waits_gate(self, group: Group, _: str) -> Reason:

@@ -127,6 +127,13 @@ class Runner(Client):
         """
         self._engine.bodies.replace(action, function)
 
+    def replace_task(self, name: str, function: Callable[..., Any]) -> None:
+        """Let `function` stand for a Celery task of another application, for steps with `task=`.
+
+        It is called with the task's arguments; what it returns or raises is what the step hears.
+        """
+        self._engine.messages.stand_ins[name] = function
+
     def fail(self, action: Any, error: BaseException | type[BaseException], *, times: int = 1) -> None:
         """Let the next `times` calls of an action's body raise `error` instead of running."""
         self._engine.bodies.disturb(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -17,8 +17,12 @@ from typing import Any
 
 from ...tasks.errors import NotInProcess, StepTimeout
 from ...tasks.settings import Settings
+<<<<<<< HEAD
 from .. import recovery, registry
 from ..admission import Admission
+=======
+from .. import foreign, recovery, registry
+>>>>>>> 274a6b2 (Foreign tasks have stand-ins in-process; why names them; the reasons behind them)
 from ..bundle import Bundle
 from ..dispatch import Dispatcher, is_ranked
 from ..durations import Durations
@@ -118,8 +122,39 @@ class Messages(Dispatcher):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(None, engine.settings, engine.durations)
+        self._engine = engine
+        self.stand_ins: dict[str, Callable[..., Any]] = {}  # of other applications' tasks
         self._numbers = count()
         self._waiting: list[tuple[int, int, str, str, str, int, str | None]] = []
+
+    def call(
+        self,
+        task: str,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        queue: str,
+        priority: int | None,
+        run: str,
+        callbacks: Sequence[Any],
+        errbacks: Sequence[Any],
+    ) -> bool:
+        """Let the stand-in of another application's task do it, and answer for it."""
+        about = callbacks[0].kwargs
+        stand_in = self.stand_ins.get(name)
+        try:
+            if stand_in is None:
+                raise NotInProcess(f"task {name!r} of another application without a stand-in (replace_task)")
+            value = stand_in(*args, **kwargs)
+        except Exception as error:
+            foreign.raised_by(self._engine, error, **about)
+        else:
+            foreign.returned(self._engine, value, **about)
+        return True
+
+    def revoke(self, tasks: Sequence[str]) -> None:
+        """Nothing waits here to be begun."""
 
     def publish(self, run: str, workflow: str, ready: Iterable[Ready]) -> int:
         """Announce ready steps."""

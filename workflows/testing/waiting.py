@@ -102,6 +102,22 @@ def announced(store: Store, step: Row) -> tuple[object, ...]:
     return (step["run_id"], None if run is None else run["workflow"], *ready(step))
 
 
+@does(SQL["clock"])
+def clock(store: Store) -> Rows:
+    """The time that is shown."""
+    return [(store.clock.time.timestamp(),)]
+
+
+@does(SQL["cancelled_tasks"])
+def cancelled_tasks(store: Store, *, run: str) -> Rows:
+    """The foreign tasks that steps waited for."""
+    return [
+        (of_json(step["wait"])["task"],)
+        for step in store.where("step", run_id=run)
+        if step["state"] == "cancelled" and str(step["waits_for"]).startswith("task:")
+    ]
+
+
 @does(SQL["lock_run"])
 def lock_run(store: Store, *, run: str) -> Rows:
     """Whose turn it is: nobody else is here."""
