@@ -109,6 +109,9 @@ def _branch(name: str, below: Mapping[str, list[str]]) -> Branch:
 
 
 def _refuse_durable(spec: WorkflowSpec) -> None:
+    if spec.then is not None:
+        problem = "then needs the engine: leave it out, and give the canvas its link"
+        raise DefinitionError(problem, workflow=spec.name)
     for option, undo in (("on_failure", spec.on_failure), ("on_cancel", spec.on_cancel)):
         for name in undo:
             raise DefinitionError(

@@ -31,6 +31,7 @@ from .references import NAME, IndexRef, ItemRef, ParamRef, PreviousRef, Ref, Ste
 from .registry import ActionInfo, Catalogue
 from .sagas import UNDO_OPTIONS, Sagas
 from .scheduling import Scheduling
+from .signatures import calls
 from .spec import TASK, Default, Rate, StepSpec, UndoSpec, WorkflowSpec
 from .validate import OPTIONS, unknown_input, validate
 from .waits import Waits
@@ -86,6 +87,8 @@ class Workflow(Guests, Waits, Sagas, Loops, Scheduling):
         deadline: float | None = None,
         register: bool = True,
         catalogue: Catalogue = registry.actions,
+        on_success: Any = (),
+        on_failure: Any = (),
     ) -> None:
         """Begin a workflow.
 
@@ -98,12 +101,25 @@ class Workflow(Guests, Waits, Sagas, Loops, Scheduling):
         deadline: seconds after its start at which a run that is not over fails with `DeadlineExceeded`.
         register: whether the workflow can be found by its name in this process.
         catalogue: where actions are looked up; those of this process by default.
+        on_success, on_failure: Celery signatures of tasks (one or several) that are sent when a run has succeeded, or
+            has failed or was cancelled; as in `Client.start`, for every run.
+
+        Raises DefinitionError.
         """
         head = {
+<<<<<<< HEAD
             "name": name, "description": description, "concurrency_key": concurrency_key, "limit": limit,
             "max_parallel": max_parallel, "fair_key": fair_key, "deadline": deadline,
         }  # fmt: skip
         self._head: WorkflowSpec = _built(WorkflowSpec, {**head, "steps": {}}, name, None)
+=======
+            "name": name,
+            "description": description,
+            "steps": {},
+            "then": calls(name, on_success, on_failure),
+        }
+        self._head = _built(WorkflowSpec, head, name, None)
+>>>>>>> 0cfd26f (Signatures of a workflow, for all its runs)
         self._params = {each: _param_schema(name, each, kind) for each, kind in (params or {}).items()}
         self._steps: dict[str, StepSpec] = {}
         self._undo: dict[str, dict[str, UndoSpec]] = {"on_failure": {}, "on_cancel": {}}
@@ -131,6 +147,7 @@ class Workflow(Guests, Waits, Sagas, Loops, Scheduling):
         workflow._steps = dict(spec.steps)
         workflow._undo = {"on_failure": dict(spec.on_failure), "on_cancel": dict(spec.on_cancel)}
         workflow.params = Params(workflow, workflow._params)
+        workflow._head = workflow._head.model_copy(update={"then": spec.then})
         return workflow
 
     @classmethod

@@ -23,6 +23,7 @@ from .journal import Journal
 from .plan import Plan, plan
 from .queries import Queries
 from .records import Json, Ready
+from .signatures import signature_of
 from .spec import TASK, WorkflowSpec
 
 Startable = Workflow | WorkflowSpec | Mapping[str, Any] | str
@@ -167,6 +168,12 @@ def prepare(
     hooks = {**(row["hooks"] or {}), **({"compensation": laid.undo} if laid.undo else {})}
     if TASK in spec.actions:
         hooks["tasks"] = True
+    if spec.then is not None:
+        own = hooks.get("signatures", {})
+        hooks["signatures"] = {
+            kind: [*map(signature_of, each), *own.get(kind, ())]
+            for kind, each in (("success", spec.then.success), ("failure", spec.then.failure))
+        }
     row |= {"hooks": wire.dumps(hooks) if hooks else None, "follow": bool(hooks)}
     return Prepared(run, spec.name, (spec.digest(), spec.name, spec.canonical()), row, laid)
 

@@ -14,7 +14,11 @@ from pydantic import BaseModel, ValidationError
 from ..tasks.errors import DefinitionError
 from ..tasks.retry import Retry
 from .hints import choices
+<<<<<<< HEAD
 from .spec import Default, LoopSpec, MapSpec, Rate, StepSpec, UndoSpec, WorkflowSpec
+=======
+from .spec import CallSpec, Default, LoopSpec, MapSpec, StepSpec, ThenSpec, UndoSpec, WorkflowSpec
+>>>>>>> 0cfd26f (Signatures of a workflow, for all its runs)
 
 Place = tuple[int | str, ...]
 
@@ -113,6 +117,8 @@ def _siblings(place: Place) -> list[str]:
         model = _FIELDS.get(str(place[2]), StepSpec)
     elif len(place) == 3 and place[0] == "steps":
         model = StepSpec
+    elif place[0] == "then":
+        model = ThenSpec if len(place) == 2 else CallSpec
     elif len(place) == 3 and place[0] in ("on_failure", "on_cancel"):
         model = UndoSpec
     return list(model.model_fields)

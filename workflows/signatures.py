@@ -7,7 +7,7 @@ otherwise. What is no signature, or no JSON, is refused where it is given.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from celery import Celery
@@ -17,6 +17,7 @@ from kombu.utils.json import dumps
 from ..tasks.errors import DefinitionError
 from .contract import unkeepable
 from .records import Json
+from .spec import CallSpec
 
 
 def hooks(on_success: Any, on_failure: Any) -> dict[str, Json]:
@@ -29,6 +30,46 @@ def hooks(on_success: Any, on_failure: Any) -> dict[str, Json]:
         )
     }
     return {"signatures": kept} if any(kept.values()) else {}
+
+
+def calls(workflow: str, on_success: Any, on_failure: Any) -> dict[str, Json] | None:
+    """Signatures of tasks as a definition has them under `then`; None without any. Raises DefinitionError."""
+    found: dict[str, Json] = {}
+    try:
+        kept: Any = hooks(on_success, on_failure).get("signatures") or {}
+        for kind, signatures in kept.items():
+            found[kind] = [_call(each, f"on_{kind}=") for each in signatures]
+    except DefinitionError as error:
+        raise DefinitionError(str(error), workflow=workflow) from error
+    return found or None
+
+
+def _call(kept: Mapping[str, Any], what: str) -> dict[str, Json]:
+    options = dict(kept["options"])
+    queue, priority = options.pop("queue", None), options.pop("priority", None)
+    if kept.get("subtask_type") is not None:
+        raise DefinitionError(
+            f"{what} of a workflow takes signatures of tasks, no {kept['subtask_type']}: give it to Client.start"
+        )
+    if options:
+        raise DefinitionError(
+            f"{what} has the option {next(iter(options))!r}: a signature of a workflow has queue and priority"
+        )
+    return {
+        "task": kept["task"], "args": kept["args"], "kwargs": kept["kwargs"], "queue": queue,
+        "priority": None if priority is None else 9 - priority, "immutable": bool(kept["immutable"]),
+    }  # fmt: skip
+
+
+def signature_of(call: CallSpec) -> dict[str, Json]:
+    """A call of a definition as the signature that is sent."""
+    options: dict[str, Json] = {} if call.queue is None else {"queue": call.queue}
+    if call.priority is not None:
+        options["priority"] = 9 - call.priority  # on Redis 0 is the most urgent
+    return {
+        "task": call.task, "args": call.args, "kwargs": call.kwargs, "options": options,
+        "subtask_type": None, "immutable": call.immutable,
+    }  # fmt: skip
 
 
 def captured(signature: Any, what: str) -> dict[str, Json]:

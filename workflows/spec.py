@@ -312,6 +312,44 @@ class UndoSpec(BaseModel):
         )
 
 
+class CallSpec(BaseModel):
+    """A Celery task that is sent when a run has ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Annotated[str, StringConstraints(min_length=1, max_length=400)] = Field(
+        description="The name of the Celery task."
+    )
+    args: list[JsonValue] = Field(
+        default_factory=list,
+        description="Its arguments, behind the run's results (`success`) or what went wrong (`failure`).",
+    )
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="Its keyword arguments.")
+    queue: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        None, description="The queue that its workers listen to; TRELLIS_DEFAULT_QUEUE without it."
+    )
+    priority: int | None = Field(None, ge=0, le=9, description="0 to 9, 9 is the most urgent.")
+    immutable: bool = Field(False, description="Whether it gets `args` and `kwargs` alone.")
+
+
+def _calls(value: Any) -> Any:
+    return [value] if isinstance(value, dict | CallSpec) else value
+
+
+Calls = Annotated[
+    tuple[CallSpec, ...], BeforeValidator(_calls, json_schema_input_type=CallSpec | tuple[CallSpec, ...])
+]
+
+
+class ThenSpec(BaseModel):
+    """What Celery hears of the end of every run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    success: Calls = Field((), description="Tasks that are sent when the run has succeeded.")
+    failure: Calls = Field((), description="Tasks that are sent when it has failed or was cancelled.")
+
+
 class WorkflowSpec(BaseModel):
     """A whole definition."""
 
@@ -356,6 +394,8 @@ class WorkflowSpec(BaseModel):
         description="Steps that run after the run was cancelled.",
         json_schema_extra={"additionalProperties": False},
     )
+
+    then: ThenSpec | None = Field(None, description="Celery tasks that are sent when a run has ended.")
 
     @cached_property
     def actions(self) -> frozenset[str]:

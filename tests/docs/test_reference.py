@@ -17,7 +17,7 @@ import trellis.tasks
 import trellis.workflows
 from trellis.tasks.errors import TrellisError
 from trellis.tasks.settings import PREFIX, Settings
-from trellis.workflows.spec import MapSpec, StepSpec, UndoSpec, WorkflowSpec
+from trellis.workflows.spec import CallSpec, MapSpec, StepSpec, ThenSpec, UndoSpec, WorkflowSpec
 from trellis.workflows.states import RUN_MOVES, STEP_ENDS, STEP_MOVES, RunState, StepState
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -79,6 +79,8 @@ def test_every_field_of_a_definition_is_there() -> None:
         StepSpec,
         MapSpec,
         UndoSpec,
+        ThenSpec,
+        CallSpec,
         trellis.workflows.Retry,
         trellis.workflows.Default,
     ):

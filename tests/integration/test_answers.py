@@ -94,6 +94,23 @@ def test_a_signature_is_sent_with_the_results_when_the_run_has_succeeded(stack: 
     assert found == [["alone"], [{"sum": 3}, "more"]]
 
 
+def test_those_of_a_workflow_are_sent_for_every_run_and_before_the_runs_own(
+    stack: Stack, media: Media
+) -> None:
+    media.worker()
+    stack.worker()
+    wf = Workflow("told", register=False, on_success=media.task("heard", "always"))
+    wf.step("sum", steps.add, a=1)
+    stack.client.wait(stack.client.start(wf, on_success=media.task("heard", "once")), timeout=30)
+    stack.client.wait(stack.client.start(wf.spec), timeout=30)
+    eventually(lambda: len(media.heard()) == 3)
+    assert [words for _, words in media.heard()] == [
+        [{"sum": 2}, "always"],
+        [{"sum": 2}, "once"],
+        [{"sum": 2}, "always"],
+    ]
+
+
 @pytest.mark.parametrize("how", ["failed", "cancelled"])
 def test_a_signature_is_sent_with_what_went_wrong(how: str, stack: Stack, media: Media) -> None:
     media.worker()

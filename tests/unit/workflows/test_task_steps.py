@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from celery import Celery
 from steps import add
 
 from trellis.tasks.errors import DefinitionError
@@ -107,6 +109,52 @@ def test_a_canvas_has_no_such_step() -> None:
     wf.step("a", task="x", queue="q")
     with pytest.raises(DefinitionError, match="step 'a': trellis.task needs the engine"):
         wf.canvas(list=[])
+
+
+MEDIA = Celery("media", broker="memory://", set_as_current=False)
+
+
+def test_signatures_of_a_workflow_are_part_of_its_definition() -> None:
+    """In a file they read the same."""
+    tell = MEDIA.signature("media.tell", args=("Ann",)).set(queue="media", priority=2)
+    wf = Workflow(
+        "told", register=False, on_success=tell, on_failure=[MEDIA.signature("media.cry", immutable=True)]
+    )
+    wf.step("a", add, a=1)
+    text = (
+        "name: told\nsteps:\n  a: {action: add, inputs: {a: 1}}\nthen:\n"
+        "  success: {task: media.tell, args: [Ann], queue: media, priority: 7}\n"
+        "  failure:\n  - {task: media.cry, queue: celery, immutable: true}\n"
+    )
+    assert files.loads(text).digest() == wf.digest()
+    assert files.loads(files.dump(wf.spec)).digest() == wf.digest()
+    assert Workflow.from_spec(wf.spec).digest() == wf.digest()
+    with pytest.raises(DefinitionError, match="then needs the engine"):
+        wf.canvas()
+
+
+@pytest.mark.parametrize(
+    ("signature", "problem"),
+    [
+        (lambda: 3, r"workflow 'told': on_success= is a Celery signature such as task.s\(1\), not 3"),
+        (lambda: MEDIA.signature("a").set(countdown=3), "on_success= has the option 'countdown'"),
+        (
+            lambda: MEDIA.signature("a") | MEDIA.signature("b"),
+            "takes signatures of tasks, no chain: give it to Client",
+        ),
+    ],
+)
+def test_what_a_definition_cannot_send_is_refused(signature: Callable[[], Any], problem: str) -> None:
+    with pytest.raises(DefinitionError, match=problem):
+        Workflow("told", register=False, on_success=signature())
+
+
+def test_a_mistyped_field_of_a_task_that_is_sent_is_named() -> None:
+    text = "name: told\nsteps:\n  a: {action: add}\nthen:\n  success: {task: x, que: y}\n"
+    with pytest.raises(
+        DefinitionError, match=r"f.yaml:5: then.success.*que: there is no such field; did you mean"
+    ):
+        files.loads(text, name="f.yaml")
 
 
 def test_importing_trellis_leaves_the_programs_own_application_the_current_one() -> None:
