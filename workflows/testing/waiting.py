@@ -102,12 +102,6 @@ def announced(store: Store, step: Row) -> tuple[object, ...]:
     return (step["run_id"], None if run is None else run["workflow"], *ready(step))
 
 
-@does(SQL["clock"])
-def clock(store: Store) -> Rows:
-    """The time that is shown."""
-    return [(store.clock.time.timestamp(),)]
-
-
 @does(SQL["cancelled_tasks"])
 def cancelled_tasks(store: Store, *, run: str) -> Rows:
     """The foreign tasks that steps waited for."""
