@@ -21,7 +21,7 @@ from ..tasks.errors import DefinitionError
 from ..tasks.retry import Retry
 from ..tasks.settings import current
 from . import canvas, parameters, registry
-from .guests import Guests, task_inputs
+from .guests import Guests, either
 from .hints import choices
 from .literals import encode
 from .loops import Loops
@@ -32,7 +32,7 @@ from .registry import ActionInfo, Catalogue
 from .sagas import UNDO_OPTIONS, Sagas
 from .scheduling import Scheduling
 from .signatures import calls
-from .spec import TASK, Default, Rate, StepSpec, UndoSpec, WorkflowSpec
+from .spec import Default, Rate, StepSpec, UndoSpec, WorkflowSpec
 from .validate import OPTIONS, unknown_input, validate
 from .waits import Waits
 
@@ -107,19 +107,11 @@ class Workflow(Guests, Waits, Sagas, Loops, Scheduling):
         Raises DefinitionError.
         """
         head = {
-<<<<<<< HEAD
             "name": name, "description": description, "concurrency_key": concurrency_key, "limit": limit,
             "max_parallel": max_parallel, "fair_key": fair_key, "deadline": deadline,
+            "then": calls(name, on_success, on_failure),
         }  # fmt: skip
         self._head: WorkflowSpec = _built(WorkflowSpec, {**head, "steps": {}}, name, None)
-=======
-            "name": name,
-            "description": description,
-            "steps": {},
-            "then": calls(name, on_success, on_failure),
-        }
-        self._head = _built(WorkflowSpec, head, name, None)
->>>>>>> 0cfd26f (Signatures of a workflow, for all its runs)
         self._params = {each: _param_schema(name, each, kind) for each, kind in (params or {}).items()}
         self._steps: dict[str, StepSpec] = {}
         self._undo: dict[str, dict[str, UndoSpec]] = {"on_failure": {}, "on_cancel": {}}
@@ -147,7 +139,6 @@ class Workflow(Guests, Waits, Sagas, Loops, Scheduling):
         workflow._steps = dict(spec.steps)
         workflow._undo = {"on_failure": dict(spec.on_failure), "on_cancel": dict(spec.on_cancel)}
         workflow.params = Params(workflow, workflow._params)
-        workflow._head = workflow._head.model_copy(update={"then": spec.then})
         return workflow
 
     @classmethod
@@ -224,11 +215,8 @@ class Workflow(Guests, Waits, Sagas, Loops, Scheduling):
             "queue_timeout": queue_timeout,
             "heartbeat": heartbeat,
         }
-        foreign = _given(task=task, args=args, kwargs=kwargs)
-        if action is None:
-            action, inputs = TASK, task_inputs(self.name, name, foreign, options, inputs, more)
-        else:
-            more = {**foreign, **more}  # an action may have inputs of these names
+        asked = {"task": task, "args": args, "kwargs": kwargs}
+        action, inputs, more = either(self.name, name, action, asked, options, inputs, more)
         return self._add(name, action, inputs, more, options, None, OPTIONS)
 
     def map(
@@ -295,11 +283,8 @@ class Workflow(Guests, Waits, Sagas, Loops, Scheduling):
             "on_item_failure": on_item_failure,
             "gather": gather,
         }
-        foreign = _given(task=task, args=args, kwargs=kwargs)
-        if action is None:
-            action, inputs = TASK, task_inputs(self.name, name, foreign, options, inputs, more)
-        else:
-            more = {**foreign, **more}
+        asked = {"task": task, "args": args, "kwargs": kwargs}
+        action, inputs, more = either(self.name, name, action, asked, options, inputs, more)
         return self._add(name, action, inputs, more, options, {"map": mapped}, MAP_OPTIONS)
 
     def _add(
@@ -493,10 +478,6 @@ class Workflow(Guests, Waits, Sagas, Loops, Scheduling):
 
     def __repr__(self) -> str:
         return f"<Workflow {self.name!r}, {len(self._steps)} steps>"
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not ...}
 
 
 def _param_schema(workflow: str, name: str, kind: Any) -> dict[str, Any]:

@@ -21,9 +21,25 @@ from .hints import choices
 from .parameters import check_params
 from .references import Ref, StepRef
 from .registry import Catalogue
-from .spec import WorkflowSpec
+from .spec import TASK, WorkflowSpec
 
 RUN = "trellis.run"  # the task that begins a run inside a canvas
+
+
+def either(
+    workflow: str,
+    step: str,
+    action: Any,
+    asked: Mapping[str, Any],
+    options: dict[str, Any],
+    inputs: Mapping[str, Any] | None,
+    more: dict[str, Any],
+) -> tuple[Any, Mapping[str, Any] | None, dict[str, Any]]:
+    """Action, inputs and further inputs of a step that is given an action, or a task in its place (`...`: not given)."""
+    given = {name: value for name, value in asked.items() if value is not ...}
+    if action is None:
+        return TASK, task_inputs(workflow, step, given, options, inputs, more), {}
+    return action, inputs, {**given, **more}  # an action may have inputs of these names
 
 
 def task_inputs(

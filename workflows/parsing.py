@@ -14,11 +14,7 @@ from pydantic import BaseModel, ValidationError
 from ..tasks.errors import DefinitionError
 from ..tasks.retry import Retry
 from .hints import choices
-<<<<<<< HEAD
-from .spec import Default, LoopSpec, MapSpec, Rate, StepSpec, UndoSpec, WorkflowSpec
-=======
-from .spec import CallSpec, Default, LoopSpec, MapSpec, StepSpec, ThenSpec, UndoSpec, WorkflowSpec
->>>>>>> 0cfd26f (Signatures of a workflow, for all its runs)
+from .spec import CallSpec, Default, LoopSpec, MapSpec, Rate, StepSpec, ThenSpec, UndoSpec, WorkflowSpec
 
 Place = tuple[int | str, ...]
 

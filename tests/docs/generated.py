@@ -194,13 +194,8 @@ def definition_fields() -> str:
     parts: list[str] = []
     models: tuple[tuple[str, type[BaseModel]], ...] = (
         ("The workflow", WorkflowSpec), ("A step", StepSpec), ("map", MapSpec), ("loop", LoopSpec), ("retry", Retry),
-<<<<<<< HEAD
         ("on_failure", Default), ("rate", Rate),
-        ("A step of compensation", UndoSpec),
-=======
-        ("on_failure", Default),
         ("A step of compensation", UndoSpec), ("then", ThenSpec), ("A task that is sent", CallSpec),
->>>>>>> 0cfd26f (Signatures of a workflow, for all its runs)
     )  # fmt: skip
     for title, model in models:
         parts.append(f"\n## {title}\n\n| field | accepts | default | |\n|---|---|---|---|\n")
@@ -227,12 +222,9 @@ def _schema_words(field: dict[str, Any], definitions: dict[str, Any]) -> str:
             "Retry": "[a policy](#retry)",
             "Default": "[a default](#on_failure)",
             "MapSpec": "[a map](#map)",
-<<<<<<< HEAD
             "Rate": "[a rate](#rate)",
-=======
             "ThenSpec": "[tasks](#then)",
             "CallSpec": "[a task](#a-task-that-is-sent)",
->>>>>>> 0cfd26f (Signatures of a workflow, for all its runs)
         }
         return links.get(name, "any value")
     if "enum" in field:

@@ -17,12 +17,8 @@ from typing import Any
 
 from ...tasks.errors import NotInProcess, StepTimeout
 from ...tasks.settings import Settings
-<<<<<<< HEAD
-from .. import recovery, registry
-from ..admission import Admission
-=======
 from .. import foreign, recovery, registry
->>>>>>> 274a6b2 (Foreign tasks have stand-ins in-process; why names them; the reasons behind them)
+from ..admission import Admission
 from ..bundle import Bundle
 from ..dispatch import Dispatcher, is_ranked
 from ..durations import Durations
