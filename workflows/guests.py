@@ -35,7 +35,7 @@ def either(
     inputs: Mapping[str, Any] | None,
     more: dict[str, Any],
 ) -> tuple[Any, Mapping[str, Any] | None, dict[str, Any]]:
-    """Action, inputs and further inputs of a step that is given an action, or a task in its place (`...`: not given)."""
+    """Action, inputs and further inputs of a step with an action, or a task in its place (`...`: not given)."""
     given = {name: value for name, value in asked.items() if value is not ...}
     if action is None:
         return TASK, task_inputs(workflow, step, given, options, inputs, more), {}
