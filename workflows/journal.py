@@ -23,19 +23,7 @@ from . import wire
 from .growing import Growing
 from .plan import PlannedStep
 from .ranks import CROWD, SHORT_SECONDS
-from .records import (
-    Claimed,
-    Completed,
-    Ending,
-    Expired,
-    Json,
-    Outcome,
-    Parked,
-    Ready,
-    Run,
-    Signal,
-    Told,
-)
+from .records import Claimed, Completed, Ending, Expired, Json, Outcome, Parked, Ready, Run, Signal, Told
 from .states import RUN_ENDS, RunState
 
 SQL = load("trellis.workflows.sql", "journal.sql")
@@ -309,8 +297,9 @@ class Journal(Growing):
 
     def result_of(self, connection: Connection, run: str, step: str) -> Json:
         """The result of one step of a run, inside a transaction; None where it has none."""
-        rows = _ask(connection, "result_of", run=run, names=[step, f"{step}[]"])
-        return rows[0][0] if rows else None
+        return next(
+            (row[0] for row in _ask(connection, "result_of", run=run, names=[step, f"{step}[]"])), None
+        )
 
     def cancelled_tasks(self, connection: Connection, run: str) -> list[str]:
         """The foreign tasks that steps waited for when their run ended, inside a transaction."""
@@ -419,9 +408,7 @@ class Journal(Growing):
 
 def _ask(connection: Connection, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
     answer = getattr(connection, "answer", None)
-    if (
-        answer is not None
-    ):  # a journal in memory (workflows/testing) does what a statement says, and reads no SQL
+    if answer is not None:  # a journal in memory (workflows/testing) does what a statement says
         found: list[tuple[Any, ...]] = answer(SQL[block], arguments)
         return found
     # A cursor of our own: the connection may be a caller's, with rows of another shape.
@@ -435,8 +422,8 @@ def _ask_theirs(connection: Connection, block: str, **arguments: Any) -> list[tu
     if getattr(connection, "answer", None) is not None:
         return _ask(connection, block, **arguments)
     cursor = Cursor(connection, row_factory=tuple_row)
-    cursor.adapters.register_loader("jsonb", JsonbLoader)
-    cursor.adapters.register_loader("timestamptz", TimestamptzLoader)
+    for name, loader in (("jsonb", JsonbLoader), ("timestamptz", TimestamptzLoader)):
+        cursor.adapters.register_loader(name, loader)
     return cursor.execute(SQL[block], arguments).fetchall()
 
 
