@@ -36,6 +36,7 @@ a program never has to read a message. Whatever a user can meet derives from `Tr
         ├── IllegalMove             a step or run cannot go from this state to that one
         ├── ConflictError           the name is taken by something else
         ├── NotFound                there is no such run, step or workflow
+        ├── DeploymentMismatch      open runs need actions or inputs that this code does not have
         ├── NotPermitted            who asks may not do this
         ├── ApprovalStale           what was approved is not what is shown
         ├── NotFinished             the run has no result yet
@@ -343,6 +344,22 @@ class ApprovalStale(StateError):
         self.shown = shown
         super().__init__(
             f"what step {step!r} shows is now {shown}, and {seen} was seen: look at it again, then decide"
+        )
+
+
+class DeploymentMismatch(StateError):
+    """Open runs need actions or inputs that this code does not have.
+
+    `misfits` has for each step of a workflow its `workflow`, `step`, `action`, `problem` and `runs`.
+    """
+
+    def __init__(self, misfits: Sequence[object]) -> None:
+        self.misfits = tuple(misfits)
+        lines = "\n".join(f"  {each}" for each in self.misfits)
+        super().__init__(
+            f"this code does not fit runs that are open:\n{lines}\n"
+            "their steps wait for a worker that fits: give the actions their old names and inputs again, keep a worker "
+            "with the old code until these runs are over, or cancel them and rerun them with changed inputs"
         )
 
 

@@ -120,6 +120,12 @@ class Settings(BaseSettings):
     run_max_steps: int = Field(
         1_000_000, ge=1, description="Steps of one run that grows; one that would have more fails."
     )
+    retention_days: float | None = Field(
+        None,
+        gt=0,
+        description="Days for which runs are kept after their end, where `trellis retention` says nothing else for "
+        "their workflow. Without it: for ever.",
+    )
     step_timeout: float = Field(
         3600.0, gt=0, description="Seconds for a step that sets no timeout; no step may hang for ever."
     )

@@ -21,6 +21,7 @@ from .beginnings import Debounce, Singleton
 from .client import POLL, Client
 from .launch import Startable
 from .records import Approval, Event, Json, Progress, Reason, Run, Step
+from .search import Since
 from .states import RunState
 
 
@@ -52,6 +53,7 @@ class AsyncClient(AsyncVerbs, AsyncDoubts):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        tags: Sequence[str] = (),
         tenant: str | None = None,
         deadline: float | None = None,
         at: datetime | None = None,
@@ -63,7 +65,7 @@ class AsyncClient(AsyncVerbs, AsyncDoubts):
     ) -> Run:
         """See `Client.start`. A transaction of the caller's cannot be joined across threads."""
         return await asyncio.to_thread(
-            self.sync.start, workflow, params, key=key, correlation_id=correlation_id, tenant=tenant,
+            self.sync.start, workflow, params, key=key, correlation_id=correlation_id, tags=tags, tenant=tenant,
             deadline=deadline, at=at, delay=delay, debounce=debounce, singleton=singleton,
             on_success=on_success, on_failure=on_failure,
         )  # fmt: skip
@@ -134,11 +136,29 @@ class AsyncClient(AsyncVerbs, AsyncDoubts):
         workflow: str | None = None,
         *,
         state: RunState | str | None = None,
+        tags: Sequence[str] = (),
+        since: Since | None = None,
         before: str | None = None,
         limit: int = 50,
     ) -> Sequence[Run]:
         """See `Client.list`."""
-        return await asyncio.to_thread(self.sync.list, workflow, state=state, before=before, limit=limit)
+        return await asyncio.to_thread(
+            self.sync.list, workflow, state=state, tags=tags, since=since, before=before, limit=limit
+        )
+
+    async def count(
+        self,
+        workflow: str | None = None,
+        *,
+        state: RunState | str | None = None,
+        tags: Sequence[str] = (),
+        since: Since | None = None,
+        at_most: int = 1000,
+    ) -> int:
+        """See `Client.count`."""
+        return await asyncio.to_thread(
+            self.sync.count, workflow, state=state, tags=tags, since=since, at_most=at_most
+        )
 
     async def steps(self, run: Run | str) -> Sequence[Step]:
         """See `Client.steps`."""

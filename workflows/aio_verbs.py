@@ -6,11 +6,15 @@ The law: thin, as the client for asyncio is: the sync verb, in a thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
+from .bulk import Bulk
 from .client import Client
-from .records import DeadLetter, Run
-from .verbs import Since
+from .records import DeadLetter, Json, Pause, Run
+from .retention import Retention
+from .search import Since
+from .states import RunState
 
 
 class AsyncVerbs:
@@ -42,6 +46,62 @@ class AsyncVerbs:
     async def discard(self, run: Run | str, step: str | None = None) -> int:
         """See `Client.discard`."""
         return await asyncio.to_thread(self.sync.discard, run, step)
+
+    async def rerun(
+        self,
+        run: Run | str,
+        *,
+        from_step: str | None = None,
+        params: Mapping[str, Json] | None = None,
+        inputs: Mapping[str, Mapping[str, Json]] | None = None,
+    ) -> Run:
+        """See `Client.rerun`."""
+        return await asyncio.to_thread(
+            self.sync.rerun, run, from_step=from_step, params=params, inputs=inputs
+        )
+
+    async def pause(
+        self, run: Run | str | None = None, *, workflow: str | None = None, queue: str | None = None
+    ) -> bool:
+        """See `Client.pause`."""
+        return await asyncio.to_thread(self.sync.pause, run, workflow=workflow, queue=queue)
+
+    async def resume(
+        self, run: Run | str | None = None, *, workflow: str | None = None, queue: str | None = None
+    ) -> bool:
+        """See `Client.resume`."""
+        return await asyncio.to_thread(self.sync.resume, run, workflow=workflow, queue=queue)
+
+    async def pauses(self) -> Sequence[Pause]:
+        """See `Client.pauses`."""
+        return await asyncio.to_thread(self.sync.pauses)
+
+    async def bulk(
+        self,
+        verb: str,
+        workflow: str | None = None,
+        *,
+        state: RunState | str | None = None,
+        tags: Sequence[str] = (),
+        since: Since | None = None,
+        dry_run: bool = False,
+    ) -> Bulk:
+        """See `Client.bulk`."""
+        return await asyncio.to_thread(
+            self.sync.bulk, verb, workflow, state=state, tags=tags, since=since, dry_run=dry_run
+        )
+
+    async def delete(self, run: Run | str) -> None:
+        """See `Client.delete`."""
+        await asyncio.to_thread(self.sync.delete, run)
+
+    async def retain(self, workflow: str, keep: timedelta | None) -> None:
+        """See `Client.retain`."""
+        await asyncio.to_thread(self.sync.retain, workflow, keep)
+
+    async def retentions(self) -> Sequence[Retention]:
+        """See `Client.retentions`."""
+        return await asyncio.to_thread(self.sync.retentions)
 
     async def linked(self, run: Run | str, kind: str | None = None) -> Sequence[Run]:
         """See `Client.linked`."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..tasks.errors import ConfigurationError, ParameterError
+from . import registry
 from .records import Json
 from .schemas import types, whole
 from .spec import WorkflowSpec
@@ -60,6 +61,29 @@ def moment(text: str | None) -> datetime | None:
         raise ConfigurationError(
             f"{text!r} is not a time: write 2026-03-29T02:00 or 2026-03-29T02:00:00+01:00"
         ) from error
+
+
+def inputs(spec: WorkflowSpec, pairs: Iterable[str]) -> dict[str, dict[str, Json]]:
+    """The inputs that `step.input=value` pairs give, by step, read as the action wants them where it is known here.
+
+    Raises ParameterError.
+    """
+    found: dict[str, dict[str, Json]] = {}
+    for pair in pairs:
+        place, equals, text = pair.partition("=")
+        step, dot, name = place.strip().partition(".")
+        if not (equals and dot and step and name):
+            raise ParameterError({place: "write --input STEP.INPUT=VALUE"}, workflow=spec.name)
+        info = registry.actions.get(spec.steps[step].action) if step in spec.steps else None
+        schema = {} if info is None else info.contract.input_schema
+        try:
+            given = value(
+                text, {**schema.get("properties", {}).get(name, {}), "$defs": schema.get("$defs", {})}
+            )
+        except ValueError as error:
+            raise ParameterError({place: str(error)}, workflow=spec.name) from None
+        found.setdefault(step, {})[name] = given
+    return found
 
 
 def value(text: str, schema: Mapping[str, Any]) -> Json:

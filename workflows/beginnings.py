@@ -21,6 +21,7 @@ from . import launch
 from .engine import Engine
 from .journal import Journal
 from .launch import Prepared
+from .tags import is_plain
 
 SQL = load("trellis.workflows.sql", "beginnings.sql")
 Seconds = float | timedelta
@@ -199,7 +200,7 @@ def _named(prepared: Prepared, single: str) -> Prepared:
 
 
 def _plain(what: str, key: Any) -> None:
-    if not isinstance(key, str) or not launch.is_plain(key):
+    if not isinstance(key, str) or not is_plain(key):
         raise DefinitionError(f"{what}: its key {key!r} is not a text of 1 to 500 characters, without NUL")
 
 

@@ -21,6 +21,7 @@ from ..tasks.settings import Settings
 from . import (
     arguments,
     cli_answers,
+    cli_bulk,
     cli_control,
     files,
     registry,
@@ -30,6 +31,7 @@ from . import (
     sources,
     words,
 )
+from .cli_bulk import Asked, SinceOption, Verb
 from .cli_doubts import register as register_doubts
 from .cli_schedules import app as schedules_app
 from .client import Client
@@ -58,6 +60,7 @@ class State(str, Enum):  # noqa: UP042
 
     pending = "pending"
     running = "running"
+    paused = "paused"
     succeeded = "succeeded"
     failed = "failed"
     cancelled = "cancelled"
@@ -115,6 +118,10 @@ def run(
         str | None,
         typer.Option(help="While a run with this key is open, give it back.", show_default=False),
     ] = None,
+    tags: Annotated[
+        list[str] | None,
+        typer.Option("--tag", metavar="TAG", help="A text by which the run is found; may be given again."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Watch the run until it is over.")] = False,
     as_json: AsJson = False,
     imports: Imports = None,
@@ -128,7 +135,13 @@ def run(
         values = arguments.parse(workflow.spec, params or (), params_file)
         before = None if key is None else _with_key(client, workflow.name, key)
         started = client.start(
-            workflow, values, key=key, at=arguments.moment(at), delay=delay, singleton=singleton
+            workflow,
+            values,
+            key=key,
+            tags=tags or (),
+            at=arguments.moment(at),
+            delay=delay,
+            singleton=singleton,
         )
         if before is not None:
             hint(
@@ -145,21 +158,49 @@ def run(
 
 
 def runs(
+    verb: Annotated[
+        Verb | None, typer.Argument(metavar="[VERB]", help="What to do to them; without it, list them.")
+    ] = None,
     workflow: Annotated[
         str | None, typer.Option(help="Only runs of this workflow.", show_default=False)
     ] = None,
-    state: Annotated[State | None, typer.Option(help="Only runs in this state.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="So many at most.")] = 20,
+    state: Annotated[
+        State | None,
+        typer.Option("--state", "--status", help="Only runs in this state.", show_default=False),
+    ] = None,
+    tags: Annotated[
+        list[str] | None,
+        typer.Option("--tag", metavar="TAG", help="Only runs with this tag; may be given again."),
+    ] = None,
+    since: SinceOption = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=10_000, help="So many at most; for lists.")
+    ] = 20,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With a verb: only count them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With a verb: do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first, or do something to all of them.
+
+    VERB is retry, rerun, cancel, pause, resume or delete, and means every run that the options say and that it can be
+    done to, e.g. `trellis runs --workflow nightly --status failed --since 1d retry`. It counts them and asks first.
+    """
+    asked = Asked(workflow, None if state is None else state.value, tuple(tags or ()), since)
     with _journal() as client:
-        found = client.list(workflow, state=None if state is None else state.value, limit=limit)
+        if verb is not None:
+            cli_bulk.do(client, verb, asked, dry_run=dry_run, yes=yes, as_json=as_json)
+        found = client.list(
+            asked.workflow, state=asked.state, tags=asked.tags, since=asked.moment, limit=limit
+        )
         if as_json:
             typer.echo(show.dumps([show.run_json(each) for each in found]))
         elif found:
             out = console()
             out.print(show.listing(found, out.width))
+            if len(found) == limit:
+                more = client.count(asked.workflow, state=asked.state, tags=asked.tags, since=asked.moment)
+                if more > limit:
+                    hint(f"the newest of {words.at_most(more, 1000, 'run')}; -n shows more")
         else:
             known = [] if workflow is None else Summaries(client.database).workflows()
             of = "" if workflow is None else f" of workflow {workflow!r}"

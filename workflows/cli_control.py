@@ -7,6 +7,7 @@ and the exit code is 1.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -14,32 +15,44 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..tasks.errors import NotFound, StateError
-from . import show, spans, words
+from ..tasks.errors import ConfigurationError, NotFound, StateError
+from . import arguments, misfit, modules, registry, show, spans, words
+from .cli_bulk import SinceOption
 from .client import Client
 from .records import DeadLetter, Run
-from .session import journal
+from .retention import FOREVER
+from .session import journal, settings_for
 from .summaries import Summaries, abbreviated
-from .terminal import console, hint
+from .terminal import console, exit_code, hint, report, report_json, watch
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 RunIds = Annotated[list[str], typer.Argument(metavar="RUN", help="Ids of runs, or the beginnings of them.")]
+SomeRuns = Annotated[
+    list[str] | None, typer.Argument(metavar="[RUN]", help="Ids of runs, or the beginnings of them.")
+]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or the beginning of it.")]
-SinceOption = Annotated[
-    str | None,
+Imports = Annotated[
+    list[str] | None,
     typer.Option(
-        help="Only those younger than this (90s, 15m, 2h, 7d), or after this moment (2026-11-20T08:00).",
-        metavar="SPAN|MOMENT",
-        show_default=False,
+        "--import",
+        help="A module with actions and workflows; may be given again. Adds to TRELLIS_IMPORTS.",
+        metavar="MODULE",
     ),
 ]
 
+retention = typer.Typer(no_args_is_help=True, help="How long runs are kept after their end.")
 dead = typer.Typer(no_args_is_help=True, help="Dead letters: steps that failed for good, with their runs.")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    commands: dict[str, Callable[..., None]] = {"retry": retry}
+    commands: dict[str, Callable[..., None]] = {
+        "retry": retry,
+        "rerun": rerun,
+        "pause": pause,
+        "resume": resume,
+        "check": check,
+    }
     for name, command in commands.items():
         app.command(name)(command)
     letters: dict[str, Callable[..., None]] = {
@@ -51,6 +64,9 @@ def register(app: typer.Typer) -> None:
     for name, command in letters.items():
         dead.command(name)(command)
     app.add_typer(dead, name="dead")
+    retention.command("set")(keep)
+    retention.command("list")(list_kept)
+    app.add_typer(retention, name="retention")
 
 
 def retry(run_ids: RunIds) -> None:
@@ -61,6 +77,132 @@ def retry(run_ids: RunIds) -> None:
     """
     with journal() as client:
         for_each(client, run_ids, client.retry, "retried", "is open already: nothing is to be retried")
+
+
+def rerun(
+    run_id: RunId,
+    from_step: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="STEP",
+            help="Compute this step again and all behind it; without it, what did not succeed.",
+            show_default=False,
+        ),
+    ] = None,
+    params: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param", "-p", metavar="KEY=VALUE", help="A parameter to change; lists and objects as JSON."
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="STEP.INPUT=VALUE",
+            help="An input of a step to change, as a plain value.",
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Watch the run until it is over.")] = False,
+    as_json: AsJson = False,
+    imports: Imports = None,
+) -> None:
+    """Repeat a run as a new one, with the finished results that still hold.
+
+    Prints the new run's id. What is computed again: the step of --from, what the changes reach, what did not
+    succeed, and all that is behind one of these.
+    """
+    settings = settings_for(imports)
+    modules.import_all(settings.imports)
+    with journal(settings) as client:
+        old = client.get(Summaries(client.database).find(run_id))
+        spec = client.definition(old)
+        new = client.rerun(
+            old,
+            from_step=from_step,
+            params=arguments.parse(spec, params or ()) if params else None,
+            inputs=arguments.inputs(spec, inputs or ()) if inputs else None,
+        )
+        if wait:
+            new = watch(client, new, as_json=as_json)
+            (report_json(client, new, steps=False) if as_json else report(client, new))
+            raise typer.Exit(exit_code(new))
+        typer.echo(show.dumps(show.run_json(new)) if as_json else new.id)
+
+
+def pause(
+    run_ids: SomeRuns = None,
+    workflow: Annotated[
+        str | None, typer.Option(help="All open runs of this workflow, and new ones.", show_default=False)
+    ] = None,
+    queue: Annotated[
+        str | None, typer.Option(help="All that is sent to this queue.", show_default=False)
+    ] = None,
+) -> None:
+    """Let nothing begin any more of runs, of a workflow, or on a queue.
+
+    Bodies that run go on, and their results count. Without arguments: list the workflows and queues that are
+    paused.
+    """
+    with journal() as client:
+        if not (run_ids or workflow or queue):
+            for each in client.pauses():
+                typer.echo(f"{each.kind} {each.name} paused since {words.moment(each.at)}")
+            raise typer.Exit
+        for kind, name in (("workflow", workflow), ("queue", queue)):
+            if name is not None:
+                new = client.pause(workflow=workflow) if kind == "workflow" else client.pause(queue=queue)
+                typer.echo(f"{kind} {name} paused{'' if new else ' already'}")
+        if run_ids:
+            for_each(client, run_ids, client.pause, "paused", "is paused already")
+
+
+def resume(
+    run_ids: SomeRuns = None,
+    workflow: Annotated[
+        str | None, typer.Option(help="All paused runs of this workflow.", show_default=False)
+    ] = None,
+    queue: Annotated[str | None, typer.Option(help="This queue.", show_default=False)] = None,
+) -> None:
+    """Let paused runs, a workflow or a queue go on, each step where it stood."""
+    with journal() as client:
+        late = 0
+        for kind, name in (("workflow", workflow), ("queue", queue)):
+            if name is not None:
+                found = client.resume(workflow=workflow) if kind == "workflow" else client.resume(queue=queue)
+                if found:
+                    typer.echo(f"{kind} {name} resumed")
+                else:
+                    late += 1
+                    hint(f"{kind} {name} is not paused", "yellow")
+        if run_ids:
+            for_each(client, run_ids, client.resume, "resumed", "is not paused", late)
+        elif workflow is None and queue is None:
+            raise ConfigurationError(
+                "say what to resume: runs, --workflow or --queue; `trellis pause` lists them"
+            )
+        raise typer.Exit(1 if late else 0)
+
+
+def check(
+    queues: Annotated[
+        list[str] | None,
+        typer.Option("--queue", metavar="QUEUE", help="Only steps that are sent there; may be given again."),
+    ] = None,
+    imports: Imports = None,
+) -> None:
+    """Check before a deployment that this code fits the runs that are open.
+
+    Compares their definitions with the actions of the imported modules: exits with 1 and names the runs where an action
+    is gone, or does not take the inputs that it is given.
+    """
+    settings = settings_for(imports)
+    modules.import_all(settings.imports)
+    with journal(settings) as client:
+        count = misfit.check(client.database, registry.actions, settings.default_queue, queues or None)
+        typer.echo(f"this code fits the open runs ({words.plural(count, 'definition')})")
 
 
 def list_dead(
@@ -122,13 +264,48 @@ def discard(run_ids: RunIds) -> None:
         raise typer.Exit(0 if all(counts.values()) else 1)
 
 
+def keep(
+    workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="The name of a workflow.")],
+    span: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPAN|forever|default",
+            help="So long after their end (12h, 30d), for ever, or as TRELLIS_RETENTION_DAYS says.",
+        ),
+    ],
+) -> None:
+    """Keep the runs of a workflow for so long after their end.
+
+    Then they are deleted, a few at each tick, with steps, results, events and artifacts. A run that a rerun of it,
+    or the run that it was a step of, needs stays as long as that one.
+    """
+    with journal() as client:
+        client.retain(workflow, _kept(span))
+        typer.echo(f"runs of {workflow} are kept: {span}")
+
+
+def list_kept() -> None:
+    """List how long runs are kept."""
+    with journal() as client:
+        days = client.settings.retention_days
+        typer.echo(f"all others: {'forever' if days is None else f'{days:g}d'} (TRELLIS_RETENTION_DAYS)")
+        for each in client.retentions():
+            typer.echo(f"{each.workflow}: {'forever' if each.keep >= FOREVER else spans.said(each.keep)}")
+
+
+def _kept(text: str) -> timedelta | None:
+    if text == "default":
+        return None
+    return timedelta.max if text == "forever" else spans.span(text)
+
+
 def for_each(
-    client: Client, run_ids: list[str], verb: Callable[[Run], bool], done: str, already: str
+    client: Client, run_ids: list[str], verb: Callable[[Run], bool], done: str, already: str, late: int = 0
 ) -> None:
     """Apply a verb to each of these runs, say what became of it, and leave with 1 where one was refused."""
     summaries = Summaries(client.database)
     found = [client.get(each) for each in dict.fromkeys(summaries.find(each) for each in run_ids)]
-    refused = 0
+    refused = late
     for run in found:
         try:
             changed = verb(run)
@@ -166,6 +343,6 @@ def _letter_json(letter: DeadLetter) -> dict[str, object]:
         "workflow": letter.workflow,
         "step": letter.step,
         "action": letter.action,
-        "at": letter.at,
+        "at": letter.at.isoformat(),
         "error": letter.error,
     }

@@ -35,6 +35,7 @@ from .listener import Listener
 from .queries import Queries
 from .records import Event, Json, Progress, Run, Step
 from .schedules import Schedules
+from .search import Since, search
 from .spec import WorkflowSpec
 from .states import RunState, StepState
 from .verbs import Verbs, id_of
@@ -104,6 +105,7 @@ class Client(Verbs, Answers, Diagnosis, Doubts):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        tags: Sequence[str] = (),
         tenant: str | None = None,
         deadline: float | None = None,
         connection: Joinable | None = None,
@@ -119,6 +121,7 @@ class Client(Verbs, Answers, Diagnosis, Doubts):
         workflow: a Workflow, a definition, or the name of one that this process or the journal knows.
         key: the same workflow and key give the same run back, whatever the parameters.
         correlation_id: an id of yours that every log line of the run carries; the run's id without it.
+        tags: texts by which `list` finds it.
         tenant: whose run it is: tenants on a queue take turns. The workflow's `fair_key` says it without this.
         deadline: seconds from now at which the run fails with `DeadlineExceeded` if it is not over; the workflow's own
             without it. A child run has no more than what is left of its parent's.
@@ -167,6 +170,7 @@ class Client(Verbs, Answers, Diagnosis, Doubts):
             self.settings,
             key=key,
             correlation_id=correlation_id,
+            tags=tags,
             columns=columns,
             means=self._durations.mean_ms if connection is not None else self._measured,
         )
@@ -185,7 +189,9 @@ class Client(Verbs, Answers, Diagnosis, Doubts):
 
         run = self.database.again(accept)
         deferred = begins is not None and begins.deferred
-        if run.id == prepared.run and dispatcher is not None and not deferred:
+        if run.id == prepared.run and run.state is RunState.PAUSED:
+            self._pauses.park(run.id)  # its workflow is paused
+        elif run.id == prepared.run and dispatcher is not None and not deferred:
             dispatcher.publish(prepared.run, prepared.workflow, prepared.ready)
             self._admission.admit(prepared.lines)
         return run
@@ -202,11 +208,16 @@ class Client(Verbs, Answers, Diagnosis, Doubts):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        tags: Sequence[str] = (),
         connection: Joinable | None = None,
     ) -> Run:
         """Accept a run of one action (or its name); its step has the last part of that name. The rest as in `start`."""
         return self.start(
-            launch.single(action, inputs or {}), key=key, correlation_id=correlation_id, connection=connection
+            launch.single(action, inputs or {}),
+            key=key,
+            correlation_id=correlation_id,
+            tags=tags,
+            connection=connection,
         )
 
     def cancel(self, run: Run | str) -> bool:
@@ -275,12 +286,29 @@ class Client(Verbs, Answers, Diagnosis, Doubts):
         workflow: str | None = None,
         *,
         state: RunState | str | None = None,
+        tags: Sequence[str] = (),
+        since: Since | None = None,
         before: str | None = None,
         limit: int = 50,
     ) -> Sequence[Run]:
-        """Runs, newest first. `before`: the id of the last run of the page before."""
-        wanted = None if state is None else RunState(state)
-        return self._queries.runs(workflow, wanted, before, limit)
+        """Runs, newest first.
+
+        tags: only runs that have all of these. since: only those accepted after this moment, or younger than this.
+        before: the id of the last run of the page before. Any of these, and any number of runs, are found by an index.
+        """
+        return self._queries.runs(search(workflow, state, tags, since), before, limit)
+
+    def count(
+        self,
+        workflow: str | None = None,
+        *,
+        state: RunState | str | None = None,
+        tags: Sequence[str] = (),
+        since: Since | None = None,
+        at_most: int = 1000,
+    ) -> int:
+        """How many runs there are, as for `list`; where there are more than `at_most`, that and one more."""
+        return self._queries.count(search(workflow, state, tags, since), at_most + 1)
 
     def steps(self, run: Run | str) -> Sequence[Step]:
         """The steps of a run."""

@@ -35,7 +35,7 @@ def insert(
         return None
     undone = [row["of"] for row in planned if row["of"] is not None]
     found = ask(connection, "outcomes", run=ended.run, idx=undone)
-    chosen = in_order(planned, {idx: (StepState(state), at) for idx, state, at in found})
+    chosen = in_order(planned, {idx: (StepState(state), at) for idx, state, at, _ in found})
     if not chosen:
         return None
     needed = sorted({ref for row in chosen for ref in row["refs"]})

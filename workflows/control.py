@@ -70,7 +70,7 @@ class Control:
 
 
 def _reopen(connection: Connection, run: str, sent: bool) -> Moved | None:
-    workflow, state, step, _ = locked(connection, run)
+    workflow, state, step = locked(connection, run)
     if state not in RUN_REOPENINGS:
         if state is RunState.SUCCEEDED:
             raise StateError(f"run {run} succeeded, so nothing of it is to be retried: rerun it instead")
@@ -90,13 +90,15 @@ def _reopen(connection: Connection, run: str, sent: bool) -> Moved | None:
     return Moved(workflow, RunState(now), count, [Ready._make((*row[:7], False, 0.0)) for row in rows])
 
 
-def locked(connection: Connection, run: str) -> tuple[str, RunState, str | None, bool]:
-    """Lock a run's row: workflow, state, the step that failed it, whether it ever began. Raises NotFound."""
+def locked(connection: Connection, run: str) -> tuple[str, RunState, str | None]:
+    """Lock a run's row: workflow, state, the step that failed it. Raises NotFound; StateError while it is deleted."""
     rows = ask(connection, "lock_run", run=run)
     if not rows:
         raise NotFound("run", run, "`trellis runs` lists them")
-    state, workflow, step, began = rows[0]
-    return workflow, RunState(state), step, began
+    state, workflow, step, missing = rows[0]
+    if missing < 0:
+        raise StateError(f"run {run} is being deleted")
+    return workflow, RunState(state), step
 
 
 def tell(connection: Connection, run: str, kind: str, idx: int | None, detail: Json) -> None:

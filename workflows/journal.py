@@ -374,7 +374,7 @@ class Journal(Growing):
     def take_ready(
         self, queue: str, *, sent: bool, age: float, limit: int
     ) -> dict[tuple[str, str], list[Ready]]:
-        """Ready steps to publish, by (run, workflow); see the statement."""
+        """Ready steps to publish, by (run, workflow); the workflow of a paused run is "". See the statement."""
         return _by_run(self._rows("take_ready", queue=queue, sent=sent, age=age, limit=limit))
 
     def take_due(self, limit: int) -> dict[tuple[str, str], list[Ready]]:
@@ -456,7 +456,7 @@ def _ready(
 def _by_run(rows: Iterable[tuple[Any, ...]]) -> dict[tuple[str, str], list[Ready]]:
     found: dict[tuple[str, str], list[Ready]] = {}
     for run, workflow, *columns in rows:
-        found.setdefault((str(run), workflow), []).append(_ready(*columns))
+        found.setdefault((str(run), workflow or ""), []).append(_ready(*columns))
     return found
 
 

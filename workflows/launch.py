@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..tasks.database import Connection
@@ -25,6 +25,7 @@ from .queries import Queries
 from .records import Json, Ready
 from .signatures import signature_of
 from .spec import TASK, WorkflowSpec
+from .tags import is_plain, tags_of
 
 Startable = Workflow | WorkflowSpec | Mapping[str, Any] | str
 
@@ -127,16 +128,18 @@ def prepare(
     run: str | None = None,
     columns: Mapping[str, Any] | None = None,
     means: ranks.Means = ranks.unmeasured,
+    tags: Sequence[str] = (),
 ) -> Prepared:
     """Check everything and lay out the rows. Raises DefinitionError, ParameterError, ValueTooLarge.
 
+    tags: by which it is found.
     means: the measured milliseconds of an action, by which steps are ranked that say nothing themselves.
     run: the id to give it; a new one without it. columns: of the run's row, where they are not those of `UNUSED`;
     what follows its end (`hooks`, see following.py) as a mapping.
     """
     spec = workflow.spec
     given = workflow.check_params(params or {})
-    text = _params_text(spec.name, given, settings.value_max_bytes)
+    text = params_text(spec.name, given, settings.value_max_bytes)
     more = columns or {}
     for what, value in (("key", key), ("correlation_id", correlation_id), ("tenant", more.get("tenant"))):
         if value is not None and not is_plain(value):
@@ -160,6 +163,7 @@ def prepare(
         "params": text,
         "steps": len(laid.steps),
         "missing": laid.sinks,
+        "tags": tags_of(tags, spec.name),
         "tenant": laid.tenant,
         "gates": laid.gates,
         "deadline": spec.deadline,
@@ -189,18 +193,8 @@ def write(journal: Journal, connection: Connection, prepared: Prepared, *, sent:
     return True
 
 
-def is_plain(value: str) -> bool:
-    """Whether a text can be a run's key."""
-    if not 0 < len(value) <= 500 or "\x00" in value:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _params_text(workflow: str, params: Mapping[str, Json], limit: int) -> str:
+def params_text(workflow: str, params: Mapping[str, Json], limit: int) -> str:
+    """The parameters of a run as JSON. Raises ParameterError, ValueTooLarge."""
     try:
         text = wire.dumps(dict(params))
         size = len(text.encode())

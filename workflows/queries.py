@@ -16,6 +16,7 @@ from ..tasks.database import Database
 from ..tasks.errors import NotFound
 from .plan import INNER
 from .records import Approval, DeadLetter, Event, Json, Progress, Run, Step
+from .search import Search, found
 from .states import STEP_ENDS, RunState, StepState
 from .tables import DeadLetterRow, DefinitionRow, EventRow, RunRow, StepRow
 
@@ -59,16 +60,19 @@ class Queries:
             raise NotFound("run", key, f"no run of workflow {workflow!r} was started with this key")
         return Run.from_row(rows[0])
 
-    def runs(self, workflow: str | None, state: RunState | None, before: str | None, limit: int) -> list[Run]:
+    def runs(self, wanted: Search, before: str | None, limit: int) -> list[Run]:
         """Runs, newest first (their ids are ordered by time); `before` is the id where the last page ended."""
-        statement = select(*RUN).order_by(RunRow.id.desc()).limit(limit)
-        if workflow is not None:
-            statement = statement.where(RunRow.workflow == workflow)
-        if state is not None:
-            statement = statement.where(RunRow.state == state.value)
+        statement, place = found(select(*RUN), wanted)
+        statement = statement.order_by(place.desc()).limit(limit)
         if before is not None:
-            statement = statement.where(RunRow.id < as_uuid(before))
+            statement = statement.where(place < as_uuid(before))
         return [Run.from_row(row) for row in self._all(statement)]
+
+    def count(self, wanted: Search, at_most: int) -> int:
+        """How many runs, counted no further than `at_most`."""
+        statement, place = found(select(RunRow.id), wanted)
+        some = statement.order_by(place.desc()).limit(at_most).subquery()
+        return int(self._all(select(func.count()).select_from(some))[0][0])
 
     def steps(
         self, run_id: str, states: Sequence[StepState] | None = None, limit: int | None = None

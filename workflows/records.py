@@ -179,6 +179,14 @@ class Ended(NamedTuple):
     correlation_id: str
 
 
+class Pause(NamedTuple):
+    """A workflow or a queue that is paused."""
+
+    kind: str  # "workflow" or "queue"
+    name: str
+    at: datetime
+
+
 class Recorded(NamedTuple):
     """A step that was completed together with what it wrote."""
 

@@ -21,7 +21,9 @@ from .dispatch import BROKER_GONE, Dispatcher
 from .engine import Engine
 from .execution import describe, settle
 from .journal import Journal
+from .pauses import Pauses
 from .records import Expired, Outcome
+from .retention import Purge
 from .schedules import fire as fire_schedules
 from .states import StepState
 
@@ -80,7 +82,10 @@ def _take(
     for _ in range(1 if few else _ROUNDS):
         found = journal.take_ready(queue, sent=sent, age=age, limit=batch)
         for (run, workflow), steps in found.items():
-            dispatcher.publish(run, workflow, steps)
+            if workflow:
+                dispatcher.publish(run, workflow, steps)
+            else:
+                Pauses(journal.database).park(run)  # what became ready after its run was paused
         count = sum(map(len, found.values()))
         taken += count
         if count < batch:
@@ -172,6 +177,8 @@ CHORES: dict[str, Callable[[Engine], int]] = {
     "scheduled": fire_schedules,
     "published": _publish,
     "expired": _expired,
+    "paused": lambda engine: Pauses(engine.database).stray(),
+    "purged": lambda engine: Purge(engine.database, engine.settings).expired(),
     "followed": lambda engine: following.follow_all(engine.journal, engine.dispatcher),
     "admitted": lambda engine: engine.admission.sweep(),
     "overdue": deadlines.queue_timeouts,

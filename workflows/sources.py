@@ -11,18 +11,16 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from ..tasks.errors import ConfigurationError, DefinitionError, NotFound
 from ..tasks.settings import Settings
 from . import files, launch, modules, registry
 from .additions import Addition
 from .client import Client
-from .contract import Contract
 from .definition import Workflow
 from .hints import choices, did_you_mean, listed
+from .lenient import Lenient
 from .queries import Queries
-from .registry import ActionInfo
 from .spec import WorkflowSpec
 from .summaries import Summaries
 
@@ -86,7 +84,7 @@ def from_file(target: str, known_to_workers: modules.Asking, *, strict: bool = T
     if not path.is_file():
         raise ConfigurationError(f"there is no file {str(path)!r}{_near(path)}")
     if path.suffix in DEFINITIONS:
-        return files.workflow(path, catalogue=registry.actions if strict else _Lenient())
+        return files.workflow(path, catalogue=registry.actions if strict else Lenient())
     if path.suffix != ".py":
         raise ConfigurationError(
             f"{str(path)!r} is neither a .py file nor a definition ({listed(DEFINITIONS)})"
@@ -138,19 +136,3 @@ def _unknown(kind: str, target: str, in_journal: list[str]) -> NotFound:
         "names are looked up in the modules of --import and TRELLIS_IMPORTS, and in the journal"
         f"{choices(target, names, 'these know')}{folder}",
     )
-
-
-class _Lenient:
-    """The actions of this process, and any other name as one that takes and gives anything."""
-
-    def get(self, name: str) -> ActionInfo | None:
-        """The action."""
-        return registry.actions.get(name) or ActionInfo(name, Contract.of(_anything, name))
-
-    def names(self) -> list[str]:
-        """All names that are known here, sorted."""
-        return registry.actions.names()
-
-
-def _anything(**_: Any) -> Any:
-    return None

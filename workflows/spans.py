@@ -37,3 +37,12 @@ def since(text: str) -> datetime | timedelta:
         raise ConfigurationError(
             f"{text!r} is neither a span of time such as 2h or 7d nor a moment such as 2026-11-20T08:00"
         ) from None
+
+
+def said(span: timedelta) -> str:
+    """A span as `span` reads it, in its largest whole unit."""
+    seconds = span.total_seconds()
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds // size:.0f}{unit}"
+    return f"{seconds:g}s"

@@ -101,6 +101,7 @@ class RunRow(Base):
     )  # limits that the run itself holds a permit of
     hooks: Mapped[dict[str, Any] | None] = mapped_column(JSONB)  # what follows its end
     follow: Mapped[bool] = mapped_column(server_default=text("false"))  # and is still to be done
+    edits: Mapped[dict[str, Any] | None] = mapped_column(JSONB)  # inputs of steps that a rerun replaced
 
 
 class RunTagRow(Base):

@@ -6,22 +6,25 @@ A verb that came too late says so and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from uuid import UUID
 
 from ..tasks.database import Database
-from ..tasks.errors import NotFound
+from ..tasks.errors import DefinitionError, NotFound
 from ..tasks.settings import Settings
+from . import rerun
+from .bulk import Bulk, apply
 from .control import Control, Moved
 from .dispatch import Dispatcher
 from .durations import Durations
 from .journal import Journal
+from .pauses import Pauses
 from .queries import Queries, as_uuid
-from .records import DeadLetter, Run
+from .records import DeadLetter, Json, Pause, Run
+from .retention import Purge, Retention
+from .search import Since, search
 from .states import RunState
-
-Since = datetime | timedelta  # a moment (with its time zone), or so long ago
 
 
 class Verbs:
@@ -37,6 +40,10 @@ class Verbs:
     @property
     def _control(self) -> Control:
         return Control(self.database)
+
+    @property
+    def _pauses(self) -> Pauses:
+        return Pauses(self.database)
 
     # --- failed runs
 
@@ -88,6 +95,149 @@ class Verbs:
             idx = letter.idx
         return self._control.discard(run_id, idx)
 
+    def rerun(
+        self,
+        run: Run | str,
+        *,
+        from_step: str | None = None,
+        params: Mapping[str, Json] | None = None,
+        inputs: Mapping[str, Mapping[str, Json]] | None = None,
+    ) -> Run:
+        """Start a new run that repeats an old one, with the finished results of that one where they still hold.
+
+        from_step: this step and all behind it are computed again. Without it: what did not succeed.
+        params: parameters to change. inputs: inputs of steps to change, as plain values: {step: {input: value}}.
+
+        Computed again as well: every step whose inputs, options or condition a change reaches, and all behind it. A
+        map is reused or computed as a whole. The new run has the definition of the old one, which is its `origin`.
+
+        Raises NotFound for an unknown run or step, ParameterError, DefinitionError for inputs that do not fit,
+        StateError where the old run is open or nothing of it would be computed again; then nothing was written.
+        """
+        old = self._queries.run(id_of(run))
+        wanted = rerun.Wanted(from_step, params, inputs)
+        prepared = rerun.prepare(self._queries, self.database, self.settings, old, wanted)
+
+        def once() -> Moved:
+            with self.database.transaction() as connection:
+                return rerun.write(connection, prepared, sent=self._dispatcher is not None)
+
+        self._published(prepared.run, self.database.again(once))
+        return self._queries.run(prepared.run)
+
+    # --- pauses
+
+    def pause(
+        self, run: Run | str | None = None, *, workflow: str | None = None, queue: str | None = None
+    ) -> bool:
+        """Let nothing begin any more of a run, of all runs of a workflow, or on a queue; False where it is paused.
+
+        Bodies that run go on, and their results count. The steps of a paused run hold no worker and cost no tick
+        anything. Runs of a paused workflow that are started meanwhile are paused from the beginning.
+
+        Raises NotFound, StateError for a run that is over, DefinitionError unless one of the three is given.
+        """
+        _one(run, workflow, queue)
+        if run is not None:
+            return self._pauses.pause(id_of(run))
+        if queue is not None:
+            return self._pauses.begin("queue", queue)
+        assert workflow is not None
+        new = self._pauses.begin("workflow", workflow)
+        return self._pauses.hold_workflow(workflow) > 0 or new
+
+    def resume(
+        self, run: Run | str | None = None, *, workflow: str | None = None, queue: str | None = None
+    ) -> bool:
+        """Let a run, the paused runs of a workflow (all of them), or a queue go on; False where nothing was paused.
+
+        Each step goes on where it stood: with what it waits for, what it has noted, and the time at which it is due.
+
+        Raises NotFound, StateError for a run that is over or whose workflow is paused, DefinitionError unless one of
+        the three is given.
+        """
+        _one(run, workflow, queue)
+        sent = self._dispatcher is not None
+        if run is not None:
+            run_id = id_of(run)
+            moved = self._pauses.resume(run_id, sent=sent)
+            if moved is not None:
+                self._published(run_id, moved)
+            return moved is not None
+        if queue is not None:
+            return self._pauses.end("queue", queue)  # the next tick announces what is ready there
+        assert workflow is not None
+        changed = self._pauses.end("workflow", workflow)
+        for each, moved in self._pauses.free_workflow(workflow, sent=sent):
+            self._published(each, moved)
+            changed = True
+        return changed
+
+    def pauses(self) -> Sequence[Pause]:
+        """The workflows and queues that are paused."""
+        return self._pauses.every()
+
+    # --- many runs, old runs
+
+    def bulk(
+        self,
+        verb: str,
+        workflow: str | None = None,
+        *,
+        state: RunState | str | None = None,
+        tags: Sequence[str] = (),
+        since: Since | None = None,
+        dry_run: bool = False,
+    ) -> Bulk:
+        """Do something to every run that `list` would find, one after the other, the newest first.
+
+        verb: retry, rerun, cancel, pause, resume or delete. Without `state` it means the runs that it can be done to.
+        dry_run: only count them. Runs that are accepted meanwhile are not meant; one that refuses is named in the
+        answer, and the others are done.
+
+        Raises DefinitionError for an unknown verb, a state that does not fit it, or no condition at all.
+        """
+        return apply(self._deeds, self._queries, verb, search(workflow, state, tags, since), dry_run=dry_run)
+
+    @property
+    def _deeds(self) -> dict[str, Callable[[str], object]]:
+        return {
+            "retry": self.retry,
+            "rerun": self.rerun,
+            "cancel": self.cancel,
+            "pause": self.pause,
+            "resume": self.resume,
+            "delete": self.delete,
+        }
+
+    def cancel(self, run: Run | str) -> bool:
+        """End a run now."""
+        raise NotImplementedError
+
+    def delete(self, run: Run | str) -> None:
+        """Delete a run that is over: its steps, results, events, signals, tags, dead letters and artifacts.
+
+        Raises NotFound, StateError where it is open, or another run needs it (a rerun of it, the run it is a child of).
+        """
+        self._purge.one(id_of(run))
+
+    def retain(self, workflow: str, keep: timedelta | None) -> None:
+        """Keep the runs of a workflow for so long after their end; then the tick deletes them, artifacts and all.
+
+        None: as TRELLIS_RETENTION_DAYS says. `timedelta.max`: for ever. Raises DefinitionError for no time or less.
+        """
+        if keep is not None and keep <= timedelta(0):
+            raise DefinitionError(f"keep={keep}: give a span of time above 0", workflow=workflow)
+        self._purge.keep(workflow, keep)
+
+    def retentions(self) -> Sequence[Retention]:
+        """The workflows for which something else is said than TRELLIS_RETENTION_DAYS."""
+        return self._purge.every()
+
+    @property
+    def _purge(self) -> Purge:
+        return Purge(self.database, self.settings)
+
     def linked(self, run: Run | str, kind: str | None = None) -> Sequence[Run]:
         """The runs that began because of this one, the oldest first: its `origin` is theirs.
 
@@ -106,3 +256,8 @@ class Verbs:
 def id_of(run: Run | str | UUID) -> str:
     """The id of a run. Raises NotFound for what cannot be one."""
     return run.id if isinstance(run, Run) else str(as_uuid(str(run)))
+
+
+def _one(*given: object) -> None:
+    if sum(each is not None for each in given) != 1:
+        raise DefinitionError("say one of the three: a run, workflow=, or queue=")

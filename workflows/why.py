@@ -186,6 +186,13 @@ class _Explanation:
             f"{group.said()} {group.have('waits', 'wait')} for a slot of its rate{self._until(group)}"
         )
 
+    def _waits_action(self, group: Group, action: str) -> Reason:
+        return Reason(
+            f"{group.said()} {group.have('waits', 'wait')} for a worker whose code fits: "
+            f"{group.wait.get('misfit', f'no worker knows action {action!r}')}",
+            "trellis check",
+        )
+
     def _waits_pause(self, group: Group, _: str) -> Reason:
         return Reason(f"{group.said()} {group.have('is', 'are')} held back by the pause")
 

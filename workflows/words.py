@@ -22,6 +22,7 @@ STYLES = {
     "ready": "blue",
     "pending": "blue",
     "parked": "magenta",
+    "paused": "magenta",
     "waiting": "dim",
     "skipped": "yellow",
     "cancelled": "yellow",
@@ -44,6 +45,11 @@ def duration(seconds: float) -> str:
 def plural(number: int, thing: str, things: str = "") -> str:
     """`1 step`, `2,000 steps`, `2 retries`."""
     return f"{number:,} {thing if number == 1 else things or thing + 's'}"
+
+
+def at_most(number: int, limit: int, thing: str) -> str:
+    """`12 runs`, and `more than 1,000 runs` where it was counted no further."""
+    return plural(number, thing) if number <= limit else f"more than {plural(limit, thing)}"
 
 
 def moment(at: datetime | None) -> str:

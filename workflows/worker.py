@@ -21,10 +21,10 @@ from celery.exceptions import Ignore
 
 from ..tasks import schema
 from ..tasks.app import app
-from ..tasks.errors import CommunicationError, ParameterError, TrellisError
-from ..tasks.logs import configure
+from ..tasks.errors import CommunicationError, DeploymentMismatch, ParameterError, TrellisError
+from ..tasks.logs import configure, get_logger
 from ..tasks.settings import current
-from . import answering, draining, events, foreign, recovery
+from . import answering, draining, events, foreign, misfit, recovery
 from .client import Client
 from .dispatch import BUNDLE, RANKED, unpack
 from .engine import engine
@@ -32,6 +32,8 @@ from .guests import RUN
 from .limits import Process
 from .natives import NATIVES
 from .schedules import Schedules, apply_declared
+
+log = get_logger("trellis.worker")
 
 
 class EngineStep(Task):
@@ -173,6 +175,21 @@ def _check_in(**_: Any) -> None:
     finally:
         # Children open their own; a parent that holds none has none to share by accident.
         engine().database.close()
+
+
+@signals.celeryd_after_setup.connect
+def _tell_misfits(instance: Any, **_: Any) -> None:
+    """Open runs that this code does not fit: said before the first of their steps is met."""
+    found = engine()
+    try:
+        queues = list(instance.app.amqp.queues.consume_from)
+        misfit.check(found.database, found.actions, found.settings.default_queue, queues)
+    except DeploymentMismatch as error:
+        log.error("deployment.mismatch", problem=str(error))
+    except (TrellisError, psycopg.Error) as error:
+        log.warning("deployment.unchecked", problem=str(error))
+    finally:
+        found.database.close()
 
 
 @signals.worker_process_init.connect

@@ -372,3 +372,10 @@ def books(ledger: str, where: str, ctx: Context) -> str:
 def charge_repeatable(ledger: str, where: str, ctx: Context) -> str:
     """May be repeated."""
     return _effect_of(ledger, where, ctx)
+
+
+@action(name="counts")
+def counts(ledger: str, n: int, ctx: Context) -> list[int]:
+    """0 … n - 1, with a line in the ledger."""
+    record(ledger, ctx)
+    return list(range(n))

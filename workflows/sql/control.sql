@@ -2,7 +2,7 @@
 -- Each begins with the run's row, which the end of a run, a retry, a pause and a signal all lock first.
 
 -- name: lock_run
-SELECT state, workflow, error->>'step', started_at IS NOT NULL FROM run WHERE id = %(run)s FOR UPDATE
+SELECT state, workflow, error->>'step', missing FROM run WHERE id = %(run)s FOR UPDATE
 
 -- name: undone_by
 -- The run that compensated this one.
@@ -15,7 +15,8 @@ SELECT set_config('enable_hashjoin', 'on', true)
 -- name: reopen_steps
 -- Opens the steps again that were cancelled, or failed and took the run with them (its dead letters, discarded ones
 -- too). Each waits for its parents that are open again; the others have counted it down already, a fatal one
--- among them. One with limits goes to its line again, and the next tick asks for it. What came from the parents that stay (`blocked`, a gathering step's inputs) stays.
+-- among them. One with limits goes to its line again, and the next tick asks for it. What came from the parents that
+-- stay (`blocked`, a gathering step's inputs) stays.
 WITH fatal AS MATERIALIZED (
     SELECT idx FROM dead_letter WHERE run_id = %(run)s
     UNION
@@ -33,7 +34,9 @@ WITH fatal AS MATERIALIZED (
                         WHEN s.options ?| '{gates,rate}' THEN 'parked' ELSE 'ready' END,
            waits_for = coalesce(s.options->'gates'->0->>0, s.options->'rate'->>0), missing = coalesce(n.n, 0),
            attempt = 0, failures = 0, sent = %(sent)s, suspect = false, due_at = clock_timestamp(),
-           lease = NULL, lease_until = NULL, worker = NULL, started_at = NULL, finished_at = NULL,
+           lease = NULL, worker = NULL, started_at = NULL, finished_at = NULL,
+           lease_until = CASE WHEN n.n IS NULL
+               THEN clock_timestamp() + interval '1 second' * (s.options->>'queue_timeout')::float8 END,
            progress = NULL, result = NULL, error = NULL, wait = NULL
       FROM again a LEFT JOIN need n ON n.idx = a.idx
      WHERE s.run_id = %(run)s AND s.idx = a.idx
@@ -76,7 +79,7 @@ SELECT id FROM run
 -- name: take_ended
 -- Such a run, for one process at a time.
 SELECT id::text, workflow, state, params, error, hooks, correlation_id FROM run
- WHERE id = %(run)s AND follow AND state IN ('succeeded', 'failed', 'cancelled')
+ WHERE id = %(run)s AND follow AND state || '' IN ('succeeded', 'failed', 'cancelled')
    FOR UPDATE SKIP LOCKED
 
 -- name: followed
@@ -86,7 +89,7 @@ UPDATE run SET follow = false WHERE id = %(run)s
 WITH o AS MATERIALIZED (
     SELECT %(run)s::uuid AS run_id, idx FROM unnest(%(idx)s::int[]) AS t(idx)
 )
-SELECT s.idx, s.state, s.finished_at FROM o JOIN step s ON s.run_id = o.run_id AND s.idx = o.idx
+SELECT s.idx, s.state, s.finished_at, s.name FROM o JOIN step s ON s.run_id = o.run_id AND s.idx = o.idx
 
 -- name: open_linked
 -- A run that repeats or undoes another one: its definition, parameters, tags and tenant are those of its origin.
@@ -108,3 +111,254 @@ SELECT %(run)s, o.place, regexp_replace(s.name, '\[\]$', ''), s.action, s.queue,
        s.started_at, s.finished_at
   FROM unnest(%(idx)s::int[], %(place)s::int[]) AS o(idx, place)
   JOIN step s ON s.run_id = %(origin)s AND s.idx = o.idx
+
+-- name: read_origin
+SELECT state, finished_at, edits, hooks, steps, tenant FROM run WHERE id = %(run)s
+
+-- name: read_steps
+-- Every step of a run, with whether the run did not survive it.
+WITH fatal AS MATERIALIZED (
+    SELECT idx FROM dead_letter WHERE run_id = %(run)s
+    UNION
+    SELECT idx FROM event WHERE run_id = %(run)s AND kind = 'dead.discarded'
+)
+SELECT s.idx, s.name, s.state, s.state = 'failed' AND (s.name = r.error->>'step' OR s.idx IN (SELECT idx FROM fatal))
+  FROM run r JOIN step s ON s.run_id = r.id
+ WHERE r.id = %(run)s ORDER BY s.idx
+
+-- name: open_rerun
+-- A run that repeats another one, with the time limit that that one had. Like a retry it holds the places of its own at
+-- once, and is not sent to the end of a line.
+WITH opened AS (
+    INSERT INTO run (id, workflow, definition, correlation_id, state, params, steps, missing, origin, origin_kind,
+                     tags, tenant, gates, edits, hooks, follow, deadline_at)
+    SELECT %(run)s::uuid, workflow, definition,
+           CASE WHEN correlation_id = id::text THEN %(run)s::text ELSE correlation_id END,
+           CASE WHEN EXISTS (SELECT FROM pause WHERE kind = 'workflow' AND name = workflow) THEN 'paused'
+                ELSE 'pending' END,
+           %(params)s::jsonb, %(steps)s, %(missing)s, id, 'rerun', tags, %(tenant)s, %(gates)s::text[], %(edits)s::jsonb,
+           %(hooks)s::jsonb, %(hooks)s::jsonb IS NOT NULL, clock_timestamp() + (deadline_at - created_at)
+      FROM run WHERE id = %(origin)s
+    RETURNING id, tags, gates
+), held AS (
+    INSERT INTO permit (gate, run_id, idx) SELECT unnest(gates), id, -1 FROM opened
+)
+INSERT INTO run_tag (tag, run_id) SELECT unnest(tags), id FROM opened
+
+-- name: copy_reused
+-- The finished steps that a rerun reuses, as they are.
+INSERT INTO step (run_id, idx, name, action, queue, priority, state, missing, blocked, attempt, failures, due_at,
+                  started_at, finished_at, worker, dependents, refs, inputs, bindings, options, progress, result, error,
+                  rank, expect, waits_for, wait, fair)
+SELECT %(run)s, s.idx, s.name, s.action, s.queue, s.priority, s.state, s.missing, s.blocked, s.attempt, s.failures, s.due_at,
+       s.started_at, s.finished_at, s.worker, s.dependents, s.refs, s.inputs, s.bindings, s.options, s.progress, s.result,
+       s.error, s.rank, s.expect, s.waits_for, s.wait, s.fair
+  FROM unnest(%(idx)s::int[]) AS o(idx)
+  JOIN step s ON s.run_id = %(origin)s AND s.idx = o.idx
+
+-- name: copy_again
+-- The steps that a rerun computes again, as they were planned; `changed` says what edits have made of some.
+-- They wait for those of their parents that are computed again as well, and are skipped where one that is reused
+-- was skipped, or failed with that policy.
+WITH o AS MATERIALIZED (
+    SELECT idx FROM unnest(%(idx)s::int[]) AS t(idx)
+), again AS MATERIALIZED (
+    SELECT s.* FROM o JOIN step s ON s.run_id = %(origin)s AND s.idx = o.idx
+), edge AS (
+    SELECT CASE WHEN d < 0 THEN ~d ELSE d END AS idx, 1 AS open, 0 AS blocks FROM again, unnest(dependents) AS d
+    UNION ALL
+    SELECT d, 0, 1 FROM step s, unnest(s.dependents) AS d
+     WHERE s.run_id = %(run)s AND d >= 0
+       AND (s.state = 'skipped' OR s.state = 'failed' AND s.options->>'on_failure' = 'skip')
+), need AS MATERIALIZED (
+    SELECT idx, sum(open)::int AS open, sum(blocks)::int AS blocks FROM edge GROUP BY idx
+), added AS (
+    INSERT INTO step (run_id, idx, name, action, queue, priority, state, missing, blocked, sent, lease_until, dependents,
+                      refs, inputs, bindings, options, rank, expect, waits_for, fair)
+    SELECT %(run)s, a.idx, a.name, a.action, a.queue, a.priority,
+           CASE WHEN n.open > 0 THEN 'waiting'
+                WHEN w.options ?| '{gates,rate}' THEN 'parked' ELSE 'ready' END,
+           coalesce(n.open, 0), coalesce(n.blocks, 0), %(sent)s,
+           CASE WHEN coalesce(n.open, 0) = 0
+                THEN clock_timestamp() + interval '1 second' * (w.options->>'queue_timeout')::float8 END,
+           a.dependents,
+           CASE WHEN c.idx IS NULL THEN a.refs ELSE c.refs END,
+           CASE WHEN c.idx IS NULL THEN a.inputs ELSE c.inputs END,
+           CASE WHEN c.idx IS NULL THEN a.bindings ELSE c.bindings END,
+           w.options, a.rank, a.expect, coalesce(w.options->'gates'->0->>0, w.options->'rate'->>0),
+           CASE WHEN c.idx IS NULL THEN a.fair ELSE c.fair END
+      FROM again a
+      LEFT JOIN need n ON n.idx = a.idx
+      LEFT JOIN jsonb_to_recordset(%(changed)s::jsonb)
+             AS c(idx int, refs int[], inputs jsonb, bindings jsonb, options jsonb, gone text[], fair text)
+             ON c.idx = a.idx
+     CROSS JOIN LATERAL (
+           SELECT CASE WHEN c.idx IS NULL THEN a.options
+                       ELSE nullif(coalesce(a.options, '{}') - c.gone || c.options, '{}') END AS options) w
+    RETURNING idx, name, action, queue, priority, rank, expect, state
+)
+SELECT idx, name, action, queue, priority, rank, expect FROM added WHERE state = 'ready'
+
+-- name: pause_run
+UPDATE run SET state = 'paused' WHERE id = %(run)s AND state || '' IN ('pending', 'running') RETURNING id
+
+-- name: resume_run
+UPDATE run SET state = CASE WHEN started_at IS NULL THEN 'pending' ELSE 'running' END
+ WHERE id = %(run)s AND state || '' = 'paused'
+RETURNING state
+
+-- name: park_ready
+-- Puts the ready steps of a paused run aside. What they had noted, waited for and were due at is kept under `paused`.
+UPDATE step
+   SET state = 'parked', sent = false, waits_for = 'pause', due_at = 'infinity', lease_until = NULL,
+       wait = coalesce(wait, '{}') || jsonb_build_object('paused', jsonb_build_object(
+                  'waits_for', waits_for, 'due', CASE WHEN NOT sent THEN due_at END, 'noted', wait IS NOT NULL))
+ WHERE run_id = %(run)s AND state = 'ready'
+RETURNING idx
+
+-- name: unpark
+-- The reverse; and those that were announced, were refused, and that no tick has met yet. The last column says whether
+-- a step may begin now.
+WITH freed AS (
+    UPDATE step
+       SET state = 'ready', waits_for = wait->'paused'->>'waits_for',
+           wait = CASE WHEN (wait->'paused'->>'noted')::boolean THEN wait - 'paused' END,
+           sent = %(sent)s AND coalesce((wait->'paused'->>'due')::timestamptz <= clock_timestamp(), true),
+           due_at = greatest((wait->'paused'->>'due')::timestamptz, clock_timestamp()),
+           lease_until = clock_timestamp() + interval '1 second' * (options->>'queue_timeout')::float8
+     WHERE run_id = %(run)s AND state = 'parked' AND waits_for = 'pause'
+    RETURNING idx, name, action, queue, priority, rank, expect, attempt, failures, sent
+)
+SELECT * FROM freed
+UNION ALL
+SELECT idx, name, action, queue, priority, rank, expect, attempt, failures, %(sent)s
+  FROM step WHERE run_id = %(run)s AND state = 'ready' AND sent
+
+-- name: begin_pause
+INSERT INTO pause (kind, name) VALUES (%(kind)s, %(name)s) ON CONFLICT DO NOTHING RETURNING name
+
+-- name: end_pause
+DELETE FROM pause WHERE kind = %(kind)s AND name = %(name)s RETURNING name
+
+-- name: pauses
+SELECT kind, name, at FROM pause ORDER BY kind, name
+
+-- name: hold_pause
+-- Whoever acts on a pause holds it, so that its end waits and then sees what was done.
+SELECT name FROM pause WHERE kind = %(kind)s AND name = %(name)s FOR KEY SHARE
+
+-- name: runs_in
+SELECT id FROM run
+ WHERE workflow = %(workflow)s AND state = %(state)s AND id > %(after)s
+ ORDER BY id LIMIT %(limit)s
+
+-- name: stray_runs
+-- Open runs of paused workflows: mostly there is no such workflow, and nothing is read.
+SELECT r.id
+  FROM pause p
+ CROSS JOIN LATERAL (
+       SELECT id FROM run WHERE workflow = p.name AND state = 'pending'
+       UNION ALL
+       SELECT id FROM run WHERE workflow = p.name AND state = 'running') r
+ WHERE p.kind = 'workflow' LIMIT %(limit)s
+
+-- name: expired_runs
+-- Runs that are over for longer than their workflow's are kept, the oldest first: a walk from one workflow to the next,
+-- not a scan of runs. A rerun uses what its origin has kept (results, artifacts), and a parent what its children have:
+-- those stay as long as that run is there.
+WITH RECURSIVE w AS (
+    (SELECT workflow FROM run WHERE finished_at IS NOT NULL ORDER BY workflow LIMIT 1)
+    UNION ALL
+    SELECT (SELECT r.workflow FROM run r WHERE r.finished_at IS NOT NULL AND r.workflow > w.workflow
+             ORDER BY r.workflow LIMIT 1)
+      FROM w WHERE w.workflow IS NOT NULL
+), kept AS (
+    SELECT w.workflow, coalesce(t.runs, %(default)s::interval) AS runs
+      FROM w LEFT JOIN retention t ON t.workflow = w.workflow
+     WHERE w.workflow IS NOT NULL
+)
+SELECT r.id, r.steps FROM kept
+ CROSS JOIN LATERAL (
+       SELECT id, steps FROM run o
+        WHERE o.workflow = kept.workflow AND o.finished_at < clock_timestamp() - kept.runs
+          AND NOT EXISTS (SELECT FROM run c WHERE c.origin = o.id AND c.origin_kind = 'rerun')
+          AND NOT EXISTS (SELECT FROM run p WHERE p.id = o.parent_run)
+        ORDER BY o.finished_at LIMIT %(limit)s) r
+ WHERE kept.runs IS NOT NULL LIMIT %(limit)s
+
+-- name: retains_anything
+SELECT EXISTS (SELECT FROM retention)
+
+-- name: needed_by
+-- A run that uses what this one has kept.
+SELECT c.id, 'repeats it' FROM run c WHERE c.origin = %(run)s AND c.origin_kind = 'rerun'
+UNION ALL
+SELECT p.id, 'had it as a step' FROM run c JOIN run p ON p.id = c.parent_run WHERE c.id = %(run)s
+ LIMIT 1
+
+-- name: take_dead
+-- Of these runs the ones that are over and that nobody else is deleting, marked, so that nobody opens them again.
+WITH o AS MATERIALIZED (
+    SELECT r.id FROM run r
+     WHERE r.id = ANY(%(runs)s::uuid[]) AND r.state || '' IN ('succeeded', 'failed', 'cancelled')
+       FOR UPDATE SKIP LOCKED
+)
+UPDATE run r SET missing = -1, follow = false FROM o WHERE r.id = o.id RETURNING r.id
+
+-- name: delete_steps
+DELETE FROM step
+ WHERE run_id = %(run)s AND idx IN (SELECT idx FROM step WHERE run_id = %(run)s ORDER BY idx LIMIT %(limit)s)
+RETURNING idx
+
+-- name: delete_events
+DELETE FROM event
+ WHERE run_id = %(run)s AND id IN (SELECT id FROM event WHERE run_id = %(run)s ORDER BY id LIMIT %(limit)s)
+RETURNING id
+
+-- name: delete_runs
+WITH o AS MATERIALIZED (
+    SELECT unnest(%(runs)s::uuid[]) AS id
+), steps AS (
+    DELETE FROM step USING o WHERE run_id = o.id
+), events AS (
+    DELETE FROM event USING o WHERE run_id = o.id
+), signals AS (
+    DELETE FROM signal USING o WHERE run_id = o.id
+), permits AS (
+    DELETE FROM permit USING o WHERE run_id = o.id
+), letters AS (
+    DELETE FROM dead_letter USING o WHERE run_id = o.id
+), tags AS (
+    DELETE FROM run_tag USING o WHERE run_id = o.id
+)
+DELETE FROM run USING o WHERE run.id = o.id RETURNING run.id
+
+-- name: retain
+INSERT INTO retention (workflow, runs) VALUES (%(workflow)s, %(runs)s)
+    ON CONFLICT (workflow) DO UPDATE SET runs = excluded.runs
+
+-- name: retain_default
+DELETE FROM retention WHERE workflow = %(workflow)s
+
+-- name: retentions
+SELECT workflow, runs FROM retention ORDER BY workflow
+
+-- name: open_definitions
+-- The definitions of open runs, each with its runs, the newest first.
+SELECT d.spec, o.runs
+  FROM (SELECT definition, array_agg(id ORDER BY id DESC) AS runs
+          FROM ((SELECT id, definition FROM run WHERE state = 'pending' ORDER BY id DESC LIMIT %(limit)s)
+                UNION ALL
+                (SELECT id, definition FROM run WHERE state = 'running' ORDER BY id DESC LIMIT %(limit)s)
+                UNION ALL
+                (SELECT id, definition FROM run WHERE state = 'paused' ORDER BY id DESC LIMIT %(limit)s)) r
+         GROUP BY definition) o
+  JOIN definition d ON d.digest = o.definition
+ ORDER BY d.name
+
+-- name: open_steps
+SELECT s.run_id, s.name
+  FROM unnest(%(runs)s::uuid[]) AS o(id)
+  JOIN step s ON s.run_id = o.id
+ WHERE s.state IN ('waiting', 'ready', 'running', 'parked') AND s.action = ANY(%(actions)s::text[])
+ ORDER BY s.run_id DESC

@@ -9,7 +9,8 @@
 -- always wrong, and it would gladly scan a run, or all ready steps, to find a few ids (measured: 157 µs a step
 -- instead of 20). Therefore the run's id comes out of a materialized CTE together with the step's: without a
 -- constant to start from, the one plan left is a loop over the named ids with the primary key inside (nothing else
--- may equal that run_id: joined with run.id, it would let the planner scan the run once per id). A test looks at
+-- may equal that run_id: joined with run.id, it would let the planner scan the run once per id). A run is read by its id:
+-- `state || ''` keeps the planner from the indexes that begin with something else. A test looks at
 -- every plan. Leases
 -- stand only on running steps, so `lease = …` says `state = 'running'` without inviting the partial index on it.
 
@@ -24,9 +25,11 @@ WITH quick AS MATERIALIZED (
     SELECT set_config('synchronous_commit', %(commit)s, true) AS done
 ), o AS MATERIALIZED (
     SELECT %(run)s::uuid AS run_id, idx FROM unnest(%(idx)s::int[]) AS t(idx)
+), held AS MATERIALIZED (
+    SELECT name FROM pause WHERE kind = 'queue'
 ), begun AS (
     UPDATE run SET state = 'running', started_at = clock_timestamp()
-     WHERE id = %(run)s AND state = 'pending'
+     WHERE id = %(run)s AND state || '' = 'pending'
 )
 UPDATE step s
    SET state = 'running', attempt = s.attempt + (s.lease IS NULL)::int, lease = %(lease)s, worker = %(worker)s,
@@ -34,9 +37,10 @@ UPDATE step s
        lease_until = clock_timestamp() + interval '1 second'
                      * least(%(seconds)s, coalesce((s.options->>'timeout')::float8, %(timeout)s) + %(grace)s)
   FROM o, quick, run r
- WHERE quick.done IS NOT NULL AND r.id = %(run)s AND r.state IN ('pending', 'running') AND s.run_id = o.run_id AND s.idx = o.idx
+ WHERE quick.done IS NOT NULL AND r.id = %(run)s AND r.state || '' IN ('pending', 'running') AND s.run_id = o.run_id AND s.idx = o.idx
    AND (s.state || '' = 'ready' AND (s.sent OR s.due_at <= clock_timestamp())
-        AND (s.attempt = s.failures OR cardinality(%(idx)s::int[]) = 1) OR s.lease = %(lease)s)
+        AND (s.attempt = s.failures OR cardinality(%(idx)s::int[]) = 1) AND s.queue NOT IN (SELECT name FROM held)
+        OR s.lease = %(lease)s)
 RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
           s.inputs, s.bindings, s.refs, s.options, s.wait, s.rank, s.expect, r.workflow, r.correlation_id
 
@@ -55,6 +59,7 @@ WITH quick AS MATERIALIZED (
       FROM step
      WHERE run_id = %(run)s AND queue = %(queue)s AND state = 'ready' AND rank IS NOT NULL
        AND sent AND attempt = failures AND action = ANY(%(actions)s::text[])
+       AND NOT EXISTS (SELECT FROM pause WHERE kind = 'queue' AND name = %(queue)s)
      ORDER BY priority DESC, rank DESC, idx LIMIT 1
      FOR NO KEY UPDATE SKIP LOCKED
 ), crowd AS MATERIALIZED (
@@ -76,7 +81,7 @@ WITH quick AS MATERIALIZED (
     SELECT run_id, idx FROM top UNION ALL SELECT run_id, idx FROM more
 ), begun AS (
     UPDATE run SET state = 'running', started_at = clock_timestamp()
-     WHERE id = %(run)s AND state = 'pending' AND EXISTS (SELECT FROM o)
+     WHERE id = %(run)s AND state || '' = 'pending' AND EXISTS (SELECT FROM o)
 )
 UPDATE step s
    SET state = 'running', attempt = s.attempt + (s.lease IS NULL)::int, lease = %(lease)s, worker = %(worker)s,
@@ -84,7 +89,7 @@ UPDATE step s
        lease_until = clock_timestamp() + interval '1 second'
                      * least(%(seconds)s, coalesce((s.options->>'timeout')::float8, %(timeout)s) + %(grace)s)
   FROM o, quick, run r
- WHERE quick.done IS NOT NULL AND r.id = %(run)s AND r.state IN ('pending', 'running') AND s.run_id = o.run_id AND s.idx = o.idx
+ WHERE quick.done IS NOT NULL AND r.id = %(run)s AND r.state || '' IN ('pending', 'running') AND s.run_id = o.run_id AND s.idx = o.idx
 RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
           s.inputs, s.bindings, s.refs, s.options, s.wait, s.rank, s.expect, r.workflow, r.correlation_id
 
@@ -105,6 +110,7 @@ SELECT idx FROM step WHERE run_id = %(run)s AND state || '' = 'running' AND leas
 --   moved  a freed step with a limit in front of it (`waits_for`) is parked, and comes back under that
 --          limit's name. One that is only going to be skipped needs no place.
 --          A ready step that may not wait for ever for a worker has its patience in `lease_until`
+--   held   nothing is gone on with while the run or the queue is paused
 --   fin    the run itself, counted down by the steps on which nothing depends; a fatal outcome leaves it to end_run
 WITH o AS MATERIALIZED (
     SELECT %(run)s::uuid AS run_id, t.*
@@ -139,9 +145,12 @@ WITH o AS MATERIALIZED (
       FROM need JOIN step s ON s.run_id = need.run_id AND s.idx = need.idx
      WHERE s.state = 'waiting'
      ORDER BY s.idx FOR NO KEY UPDATE OF s
+), held AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM pause WHERE kind = 'queue' AND name = %(queue)s)
+           OR EXISTS (SELECT FROM run WHERE id = %(run)s AND state || '' = 'paused') AS it
 ), counted AS (
     SELECT run_id, idx, n, blocked, priority, rank, missing = n AS free, missing = n AND gated AND NOT skips AS parks,
-           CASE WHEN missing <> n THEN NULL
+           CASE WHEN missing <> n OR (SELECT it FROM held) THEN NULL
                 WHEN skips THEN 0.0
                 WHEN gated OR expect > %(short)s THEN NULL
                 WHEN queue = %(queue)s THEN (%(ahead)s::jsonb ->> action)::float8 END AS cost
@@ -179,7 +188,7 @@ WITH o AS MATERIALIZED (
            finished_at = CASE WHEN r.missing = k.n THEN now() END
       FROM (SELECT count(*) FILTER (WHERE dependents = '{}')::int AS n, bool_or(fatal) AS fatal
               FROM won WHERE state <> 'ready') k
-     WHERE r.id = %(run)s AND k.n > 0 AND NOT k.fatal AND r.state IN ('running', 'paused')
+     WHERE r.id = %(run)s AND k.n > 0 AND NOT k.fatal AND r.state || '' IN ('running', 'paused')
     RETURNING r.state, r.gates
 )
 SELECT * FROM moved WHERE kind IS NOT NULL
@@ -192,7 +201,7 @@ SELECT 'done', 0, (SELECT state FROM fin), NULL, NULL, NULL, NULL, NULL, NULL, N
 -- what a growing step inserted while this one waited for the run's row.
 WITH ended AS (
     UPDATE run SET state = %(state)s, error = %(error)s::jsonb, finished_at = clock_timestamp()
-     WHERE id = %(run)s AND state IN ('pending', 'running', 'paused')
+     WHERE id = %(run)s AND state || '' IN ('pending', 'running', 'paused')
     RETURNING id, gates
 ), told AS (
     INSERT INTO event (run_id, kind, detail) SELECT id, 'run.' || %(state)s, %(error)s::jsonb FROM ended
@@ -378,7 +387,7 @@ INSERT INTO event (run_id, kind, idx, detail) VALUES (%(run)s, %(kind)s, %(idx)s
 -- name: grow
 -- Reserves room for more steps in a run and answers with the first free id.
 UPDATE run SET steps = steps + %(count)s, missing = missing + %(sinks)s
- WHERE id = %(run)s AND state IN ('running', 'paused')
+ WHERE id = %(run)s AND state || '' IN ('running', 'paused')
 RETURNING steps - %(count)s
 
 -- name: hold
@@ -420,19 +429,19 @@ UPDATE step g SET missing = g.missing + %(count)s, inputs = %(inputs)s::jsonb
 RETURNING g.idx
 
 -- name: ready_queues
--- The queues that have ready steps: a walk from one queue name to the next, not a scan of all of them.
+-- The queues that have ready steps and are not paused: a walk from one queue name to the next, not a scan of all of them.
 WITH RECURSIVE q AS (
     (SELECT queue FROM step WHERE state = 'ready' ORDER BY queue LIMIT 1)
     UNION ALL
     SELECT (SELECT s.queue FROM step s WHERE s.state = 'ready' AND s.queue > q.queue ORDER BY s.queue LIMIT 1)
       FROM q WHERE q.queue IS NOT NULL
 )
-SELECT queue FROM q WHERE queue IS NOT NULL
+SELECT queue FROM q WHERE queue IS NOT NULL AND queue NOT IN (SELECT name FROM pause WHERE kind = 'queue')
 
 -- name: take_ready
 -- Takes ready steps for publishing: those that nobody was told of (sent false) as soon as they are due, or
 -- those whose message is older than `age` seconds (sent true). now() and not clock_timestamp(), which no index knows:
--- every tick would read all that is ready.
+-- every tick would read all that is ready. No workflow's name comes with those of a paused run.
 WITH due AS (
     SELECT run_id, idx FROM step
      WHERE state = 'ready' AND queue = %(queue)s AND sent = %(sent)s
@@ -443,7 +452,7 @@ WITH due AS (
 UPDATE step s SET sent = true, due_at = clock_timestamp()
   FROM due
  WHERE s.run_id = due.run_id AND s.idx = due.idx
-RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt,
+RETURNING s.run_id, (SELECT CASE WHEN state <> 'paused' THEN workflow END FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt,
           s.failures, s.rank, s.expect
 
 -- name: suspect
@@ -531,16 +540,23 @@ INSERT INTO definition (digest, name, spec) VALUES (%(digest)s, %(name)s, %(spec
 -- name: open_run
 -- Same workflow and key, or the same id (a start that is repeated because its commit went unheard): no row comes
 -- back, and the one that stands is read instead. A child run inherits the deadline of its parent where that is nearer.
+-- Where the workflow is paused, so is the run.
+WITH opened AS (
 INSERT INTO run (id, workflow, definition, key, correlation_id, state, params, steps, missing,
                  parent_run, parent_idx, origin, origin_kind, deadline_at, tags, tenant, single, gates, hooks, follow)
-VALUES (%(run)s, %(workflow)s, %(definition)s, %(key)s, %(correlation)s, %(state)s, %(params)s::jsonb,
-        %(steps)s, %(missing)s, %(parent_run)s, %(parent_idx)s, %(origin)s, %(origin_kind)s,
+VALUES (%(run)s, %(workflow)s, %(definition)s, %(key)s, %(correlation)s,
+        CASE WHEN EXISTS (SELECT FROM pause WHERE kind = 'workflow' AND name = %(workflow)s FOR KEY SHARE) THEN 'paused' ELSE %(state)s END,
+        %(params)s::jsonb, %(steps)s, %(missing)s, %(parent_run)s, %(parent_idx)s, %(origin)s, %(origin_kind)s,
         -- A child has no more time than its parent.
         least(clock_timestamp() + interval '1 second' * %(deadline)s::float8,
               (SELECT p.deadline_at FROM run p WHERE p.id = %(parent_run)s)), %(tags)s::text[], %(tenant)s, %(single)s, %(gates)s::text[], %(hooks)s::jsonb,
         %(follow)s)
     ON CONFLICT DO NOTHING
-RETURNING id
+RETURNING id, tags
+), tagged AS (
+    INSERT INTO run_tag (tag, run_id) SELECT unnest(tags), id FROM opened
+)
+SELECT id FROM opened
 
 -- name: read_run
 -- The run just inserted, or the one that has its key: read in the transaction of the start.

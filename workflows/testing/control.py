@@ -19,7 +19,7 @@ ENDED = ("succeeded", "failed", "cancelled")
 
 @does(SQL["lock_run"])
 def lock_run(store: Store, *, run: str) -> Rows:
-    """A run's workflow, state and the step that failed it, and whether it ever began."""
+    """A run's state, workflow, the step that failed it, and how many final steps are missing."""
     row = store.get("run", run)
     if row is None:
         return []
@@ -28,7 +28,7 @@ def lock_run(store: Store, *, run: str) -> Rows:
             row["state"],
             row["workflow"],
             (of_json(row["error"]) or {}).get("step"),
-            row["started_at"] is not None,
+            row["missing"],
         )
     ]
 
@@ -154,7 +154,9 @@ def followed(store: Store, *, run: str) -> None:
 def outcomes(store: Store, *, run: str, idx: Sequence[int]) -> Rows:
     """How these steps ended."""
     found = [store.get("step", run, each) for each in idx]
-    return [(step["idx"], step["state"], step["finished_at"]) for step in found if step is not None]
+    return [
+        (step["idx"], step["state"], step["finished_at"], step["name"]) for step in found if step is not None
+    ]
 
 
 @does(SQL["open_linked"])
@@ -208,3 +210,21 @@ def stand_ins(
             dependents=list(dependents),
             **same,
         )
+
+
+@does(SQL["stray_runs"])
+def stray_runs(store: Store, *, limit: int) -> Rows:
+    """Open runs of paused workflows."""
+    paused = {row["name"] for row in store.all("pause") if row["kind"] == "workflow"}
+    found = [
+        row
+        for row in store.all("run")
+        if row["workflow"] in paused and row["state"] in ("pending", "running")
+    ]
+    return [(row["id"],) for row in found[:limit]]
+
+
+@does(SQL["retains_anything"])
+def retains_anything(store: Store) -> Rows:
+    """Whether anything is said on how long runs are kept."""
+    return [(bool(store.all("retention")),)]

@@ -56,7 +56,11 @@ def open_run(
         deadline_at=ends,
         **columns,
     )
-    return [] if row is None else [(run,)]
+    if row is None:
+        return []
+    for tag in row["tags"]:
+        store.insert("run_tag", tag=tag, run_id=run)
+    return [(run,)]
 
 
 @does(SQL["read_run"])

@@ -27,7 +27,8 @@ STATEMENTS = (
         ADD COLUMN single text,
         ADD COLUMN gates text[],
         ADD COLUMN hooks jsonb,
-        ADD COLUMN follow boolean NOT NULL DEFAULT false
+        ADD COLUMN follow boolean NOT NULL DEFAULT false,
+        ADD COLUMN edits jsonb
     """,
     "CREATE INDEX run_workflow_state ON run (workflow, state, id)",
     "CREATE INDEX run_finished ON run (workflow, finished_at) WHERE finished_at IS NOT NULL",

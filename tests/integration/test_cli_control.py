@@ -1,0 +1,139 @@
+"""The commands that control runs: what they print, and how they leave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import steps
+import typer
+from click.testing import Result
+from stack import Stack
+from typer.testing import CliRunner
+
+from trellis.workflows import Workflow, cli
+from trellis.workflows.states import RunState
+
+Trellis = Callable[..., Result]
+
+
+@pytest.fixture
+def trellis(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Trellis:
+    """The command, in this process."""
+    monkeypatch.setenv("TRELLIS_DATABASE_URL", stack.database_url)
+    monkeypatch.setenv("TRELLIS_BROKER_URL", stack.broker_url)
+    app = typer.Typer()
+    cli.register(app)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+def failed(stack: Stack, file: Path, tag: str = "x") -> str:
+    wf = Workflow("flow", params={"n": int}, register=False)
+    first = wf.step("first", steps.add, a=wf.params.n)
+    wf.step("bad", steps.works_if, file=str(file), value=first)
+    run = stack.client.start(wf, {"n": 1}, tags=[tag]).id
+    stack.drain(run)
+    return run
+
+
+def test_retry_and_dead_letters(stack: Stack, trellis: Trellis, tmp_path: Path) -> None:
+    file = tmp_path / "there"
+    run = failed(stack, file)
+    shown = trellis("dead", "list", "--workflow", "flow", "--since", "1h")
+    assert shown.exit_code == 0
+    assert "FileNotFoundError: no there yet" in shown.stdout
+    assert json.loads(trellis("dead", "list", "--json").stdout)[0]["run"] == run
+    shown = trellis("dead", "show", run[:13])
+    assert "raise FileNotFoundError" in shown.stdout
+    assert f"trellis dead replay {run}" in shown.stdout
+    file.touch()
+    again = trellis("retry", run)
+    assert (again.exit_code, again.stdout) == (0, f"{run} retried\n")
+    again = trellis("dead", "replay", run)
+    assert again.exit_code == 1
+    assert "is open already" in again.stderr
+    stack.drain(run)
+    again = trellis("retry", run)
+    assert again.exit_code == 1
+    assert "succeeded" in again.stderr
+    assert trellis("dead", "show", run).exit_code != 0
+    assert trellis("dead", "discard", run).exit_code == 1
+    assert "no dead letters" in trellis("dead", "list").stderr
+
+
+def test_rerun(stack: Stack, trellis: Trellis, tmp_path: Path) -> None:
+    file = tmp_path / "there"
+    run = failed(stack, file)
+    file.touch()
+    new = trellis("rerun", run, "--param", "n=4").stdout.strip()
+    stack.drain(new)
+    assert stack.client.result(new, "bad") == 5
+    new = trellis("rerun", run, "--from", "first", "-i", "first.b=10", "--json")
+    new_id = json.loads(new.stdout)["id"]
+    stack.drain(new_id)
+    assert stack.client.result(new_id, "bad") == 11
+    for arguments, problem in (
+        (("--from", "gone"), "no step 'gone'"),
+        (("-p", "n=many"), "'n'"),
+        (("-i", "first"), "STEP.INPUT=VALUE"),
+    ):
+        refused = trellis("rerun", run, *arguments)
+        assert refused.exit_code != 0
+        assert problem in str(refused.exception)
+
+
+def test_pause_and_resume(stack: Stack, trellis: Trellis) -> None:
+    wf = Workflow("flow", register=False)
+    wf.step("only", steps.noop)
+    run = stack.client.start(wf).id
+    assert trellis("pause", run).stdout == f"{run} paused\n"
+    again = trellis("pause", run)
+    assert (again.exit_code, "paused already" in again.stderr) == (1, True)
+    assert trellis("resume", run).stdout == f"{run} resumed\n"
+    assert trellis("pause", "--workflow", "flow", "--queue", "slow").stdout == (
+        "workflow flow paused\nqueue slow paused\n"
+    )
+    assert [line.split(" paused")[0] for line in trellis("pause").stdout.splitlines()] == [
+        "queue slow", "workflow flow"]  # fmt: skip
+    refused = trellis("resume", run)
+    assert (refused.exit_code, "resume the workflow" in refused.stderr) == (1, True)
+    assert trellis("resume", "--workflow", "flow", "--queue", "slow").exit_code == 0
+    late = trellis("resume", "--queue", "slow")
+    assert (late.exit_code, "not paused" in late.stderr) == (1, True)
+    assert trellis("resume").exit_code != 0
+    assert stack.client.get(run).state is RunState.PENDING
+
+
+def test_one_verb_for_many(stack: Stack, trellis: Trellis, tmp_path: Path) -> None:
+    """Counted first; nothing happens to them unless somebody says yes."""
+    file = tmp_path / "there"
+    runs = [failed(stack, file) for _ in range(3)]
+    failed(stack, file, tag="y")
+    asked = ("runs", "--workflow", "flow", "--status", "failed", "--since", "1d", "--tag", "x")
+    assert len(json.loads(trellis(*asked, "--json").stdout)) == 3
+    assert trellis(*asked, "retry", "--dry-run").stdout == "3 runs would be retried\n"
+    refused = trellis(*asked, "retry")
+    assert refused.exit_code != 0
+    assert "--yes" in str(refused.exception)
+    assert {stack.client.get(run).state for run in runs} == {RunState.FAILED}
+    done = trellis(*asked, "retry", "--yes")
+    assert (done.exit_code, done.stdout) == (0, "3 runs retried\n")
+    found = json.loads(trellis("runs", "--tag", "x", "cancel", "--yes", "--json").stdout)
+    assert found == {"matched": 3, "done": 3, "refused": []}
+    assert trellis("runs", "--tag", "x", "delete", "--yes").stdout == "3 runs deleted\n"
+    assert stack.client.count() == 1
+    assert "all runs there are" in str(trellis("runs", "cancel", "--yes").exception)
+    assert "neither a span of time" in str(trellis("runs", "--since", "yesterday", "cancel").exception)
+
+
+def test_retention_and_check(stack: Stack, trellis: Trellis) -> None:
+    assert trellis("retention", "set", "flow", "12h").stdout == "runs of flow are kept: 12h\n"
+    trellis("retention", "set", "always", "forever")
+    assert trellis("retention", "list").stdout.splitlines() == [
+        "all others: forever (TRELLIS_RETENTION_DAYS)", "always: forever", "flow: 12h"]  # fmt: skip
+    trellis("retention", "set", "always", "default")
+    assert "always" not in trellis("retention", "list").stdout
+    assert trellis("retention", "set", "flow", "soon").exit_code != 0
+    assert trellis("check").stdout == "this code fits the open runs (0 definitions)\n"

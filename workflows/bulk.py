@@ -1,0 +1,98 @@
+"""One verb for many runs.
+
+The law: one run after the other, each in its own transaction, found a page at a time by an index: however many there
+are, no lock is held for long, and a bulk that is broken off has done a part and harmed nothing. One that refuses
+(somebody else was there first) stops none of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from ..tasks.errors import DefinitionError, NotFound, StateError
+from .hints import choices
+from .queries import Queries
+from .search import Search
+from .states import RunState
+
+_PAGE = 200
+COUNTED = 100_000  # runs; a dry run counts no further
+
+_ENDED = (RunState.FAILED, RunState.CANCELLED)
+_OPEN = (RunState.PENDING, RunState.RUNNING)
+
+# What a verb can be done to. `rerun` and `delete` take any run that is over, but a rerun of one that succeeded would
+# have nothing to compute.
+FITS: dict[str, tuple[RunState, ...]] = {
+    "retry": _ENDED,
+    "rerun": _ENDED,
+    "cancel": (*_OPEN, RunState.PAUSED),
+    "pause": _OPEN,
+    "resume": (RunState.PAUSED,),
+    "delete": (RunState.SUCCEEDED, *_ENDED),
+}
+
+
+class Bulk(NamedTuple):
+    """What became of many runs."""
+
+    matched: int  # runs that were meant; of a dry run no more than 100,001
+    done: int
+    refused: list[tuple[str, str]]  # run and reason
+
+
+def apply(
+    deeds: Mapping[str, Callable[[str], object]],
+    queries: Queries,
+    verb: str,
+    wanted: Search,
+    *,
+    dry_run: bool,
+) -> Bulk:
+    """Do it. Raises DefinitionError for an unknown verb, a state that does not fit it, or no condition at all."""
+    searches = _searches(verb, wanted)
+    if dry_run:
+        left = COUNTED + 1
+        for each in searches:
+            left -= queries.count(each, left) if left else 0
+        return Bulk(COUNTED + 1 - left, 0, [])
+    matched = done = 0
+    refused: list[tuple[str, str]] = []
+    for each in searches:
+        for run in _runs(queries, each):
+            matched += 1
+            try:
+                # `False` says that somebody else has done it in between, which is as good.
+                deeds[verb](run)
+                done += 1
+            except (StateError, DefinitionError) as error:
+                if not isinstance(error, NotFound):
+                    refused.append((run, str(error)))
+    return Bulk(matched, done, refused)
+
+
+def _searches(verb: str, wanted: Search) -> list[Search]:
+    """One search for each state, so that each is led by its index."""
+    if verb not in FITS:
+        raise DefinitionError(
+            f"{verb!r} is nothing that can be done to many runs{choices(verb, FITS, 'there are')}"
+        )
+    if wanted.everything:
+        raise DefinitionError(f"{verb} of all runs there are: give a workflow, a state, tags or since")
+    fits = FITS[verb]
+    if wanted.state is None:
+        return [wanted._replace(state=state) for state in fits]
+    if wanted.state not in fits:
+        raise DefinitionError(f"{verb} is for runs that are {', '.join(fits)}, not {wanted.state}")
+    return [wanted]
+
+
+def _runs(queries: Queries, wanted: Search) -> Iterator[str]:
+    last: str | None = None
+    while True:
+        page = [run.id for run in queries.runs(wanted, last, _PAGE)]
+        yield from page
+        if len(page) < _PAGE:
+            return
+        last = page[-1]
