@@ -17,7 +17,7 @@ import psycopg
 import structlog
 
 from ..tasks.database import Connection
-from ..tasks.errors import CommunicationError, ExecutionError, InputError, RunTooLarge, StateError
+from ..tasks.errors import CommunicationError, ExecutionError, RunTooLarge, StateError
 from ..tasks.logs import get_logger
 from . import draining, effects, ending, growth, misfit, wire
 from .appending import Appending
@@ -253,8 +253,7 @@ class Bundle:
             if native is not None:
                 return self._native(native, step, inputs)
             if info is None:
-                self._put_back(step, f"this worker does not know action {step.action!r}")
-                return None
+                return misfit.put_back(self._parts.journal, self._run, step, misfit.UNKNOWN)
         except _JOURNAL_GONE:
             raise  # not the step's fault: its lease runs out, and it runs again
         except StateError:
@@ -300,11 +299,9 @@ class Bundle:
         if held.lost_at is not None:
             log.warning("step.lost", ran=outcome.ran)
             return None
-        if outcome.error is not None and outcome.error["type"] == InputError.__name__:
-            why = misfit.problem(info, inputs)
-            if why is not None:
-                self._put_back(step, why)
-                return None
+        why = misfit.of_outcome(outcome, info, inputs)
+        if why is not None:
+            return misfit.put_back(self._parts.journal, self._run, step, why)
         if outcome.error is not None:
             log.warning(
                 "step.failed",
@@ -386,11 +383,6 @@ class Bundle:
         if growing is not None:
             parts.dispatcher.publish(self._run, self._workflow, growing.ready)
         return None
-
-    def _put_back(self, step: Claimed, why: str) -> None:
-        """A step that this process's code does not fit; see misfit.py."""
-        log.error("step.misfit", step=step.name, action=step.action, problem=why)
-        self._parts.journal.park(self._run, misfit.put_back(step, why))
 
     def _native(self, native: Native, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
         """A kind of step that the engine runs itself: it may grow the run, or wait."""

@@ -13,18 +13,23 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..tasks.database import Database
-from ..tasks.errors import DeploymentMismatch
+from ..tasks.errors import DeploymentMismatch, InputError
+from ..tasks.logs import get_logger
 from .control import ask
 from .hints import did_you_mean, listed
+from .journal import Journal
 from .plan import EXPAND
-from .records import Claimed, Parked
+from .records import Claimed, Outcome, Parked
 from .registry import ActionInfo, Catalogue
 from .spec import StepSpec, WorkflowSpec
 
+UNKNOWN = "this worker does not know its action"
 PATIENCE = 15.0  # seconds until another worker tries a step that this one does not know
 _OPEN_RUNS = 10_000  # of each state that are looked at, the newest
 _RUNS = 200  # of one definition whose steps are looked at
 _TOLD = 5  # runs that a message names
+
+log = get_logger("trellis.misfit")
 
 _ROOT = re.compile(r"[^.\[]+")
 
@@ -108,7 +113,7 @@ def _problem_of(
 def problem(info: ActionInfo | None, inputs: Mapping[str, Any]) -> str | None:
     """Why a step with these inputs does not fit an action, by their names; None where it does. Pure."""
     if info is None:
-        return "this worker does not know its action"
+        return UNKNOWN
     contract = info.contract
     required = [each.name for each in contract.inputs.values() if each.required and each.name not in inputs]
     if required:
@@ -121,8 +126,16 @@ def problem(info: ActionInfo | None, inputs: Mapping[str, Any]) -> str | None:
     return None
 
 
-def put_back(step: Claimed, why: str) -> Parked:
-    """A step that this worker cannot run, aside for a moment, so that another one may."""
-    return Parked(
-        step.idx, step.lease, f"action:{step.action}", {**(step.wait or {}), "misfit": why}, delay=PATIENCE
-    )
+def of_outcome(outcome: Outcome, info: ActionInfo, inputs: Mapping[str, Any]) -> str | None:
+    """Why a step that failed for its inputs does not fit this code; None where it does, or did not fail for them."""
+    if outcome.error is None or outcome.error["type"] != InputError.__name__:
+        return None
+    return problem(info, inputs)
+
+
+def put_back(journal: Journal, run: str, step: Claimed, why: str) -> Outcome | None:
+    """Put a step that this worker cannot run aside for a moment, so that another one may: it has no outcome."""
+    log.error("step.misfit", step=step.name, action=step.action, problem=why)
+    note = {**(step.wait or {}), "misfit": why}
+    journal.park(run, Parked(step.idx, step.lease, f"action:{step.action}", note, delay=PATIENCE))
+    return None
