@@ -20,7 +20,8 @@ UPDATE step s
 -- Steps whose run begins now, and that have a limit in front of them.
 WITH due AS (
     SELECT run_id, idx FROM step
-     WHERE state = 'parked' AND due_at < 'infinity'::timestamptz AND due_at <= clock_timestamp() AND waits_for = 'start'
+     WHERE state = 'parked' AND wait IS NOT NULL AND due_at < 'infinity'::timestamptz AND due_at <= now()
+       AND waits_for = 'start'
      ORDER BY due_at LIMIT %(limit)s
      FOR UPDATE SKIP LOCKED
 )

@@ -33,7 +33,7 @@ SELECT s.name, s.workflow, s.definition, s.params, s.cron, s.every, s.timezone, 
 -- Schedules whose next tick is due, and those with ticks in the queue of which no run is open any more. By hand
 -- queued ticks (a backfill) run although the schedule is paused.
 (SELECT name FROM schedule
-  WHERE due_at <= clock_timestamp() AND NOT paused ORDER BY due_at LIMIT %(limit)s)
+  WHERE due_at <= now() AND NOT paused ORDER BY due_at LIMIT %(limit)s)
 UNION
 (SELECT s.name FROM schedule s
   WHERE s.queued > 0
