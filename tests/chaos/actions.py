@@ -9,7 +9,7 @@ import errno
 import time
 from typing import Any
 
-from trellis.workflows import Artifact, Context, Retry, action
+from trellis.workflows import Artifact, Context, Happened, Retry, action
 
 from . import ledger
 from .sums import total
@@ -140,3 +140,39 @@ def appended(parent: str, parts: list[Any], ctx: Context) -> int:
     leave(ctx)
     told(ctx, "end")
     return value
+
+
+@action(name="chaos.once", effects="once")
+def once(value: int, parts: list[Any], ctx: Context) -> int:
+    """An effect that may happen once only; where nobody knows, a person (the harness) is asked."""
+    told(ctx, "begin")
+    leave(ctx)
+    told(ctx, "end")
+    return value + total(parts)
+
+
+def looked_up(value: int, parts: list[Any], ctx: Context) -> Happened | None:
+    """Whether the ledger knows the effect."""
+    known = ledger.read(folder())[ctx.run_id]
+    happened = any(line.kind == "effect" and line.key == ctx.idempotency_key for line in known)
+    return Happened(value + total(parts)) if happened else None
+
+
+@action(name="chaos.probed", effects="once", in_doubt=looked_up)
+def probed(value: int, parts: list[Any], ctx: Context) -> int:
+    """The same; where nobody knows, the ledger is asked."""
+    told(ctx, "begin")
+    leave(ctx)
+    told(ctx, "end")
+    return value + total(parts)
+
+
+@action(name="chaos.booked")
+def booked(value: int, parts: list[Any], ctx: Context) -> int:
+    """A row in our database, which commits with the step."""
+    told(ctx, "begin")
+    with ctx.transaction() as connection:
+        connection.execute("INSERT INTO chaos_book (run_id, step) VALUES (%s, %s)", [ctx.run_id, ctx.step])
+    leave(ctx)
+    told(ctx, "end")
+    return value + total(parts)

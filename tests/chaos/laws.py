@@ -15,11 +15,12 @@ import psycopg
 from trellis.workflows.states import STEP_ENDS, STEP_MOVES, StepState
 
 from .ledger import Line
-from .programs import ANY, CHILD, Expected, Program, model
+from .programs import ANY, CHILD, ONCE, Expected, Program, model
 
 HISTORY = """
 CREATE TABLE chaos_history (id bigint GENERATED ALWAYS AS IDENTITY, at timestamptz DEFAULT clock_timestamp(),
                             run_id uuid, idx int, name text, source text, target text, attempt int);
+CREATE TABLE chaos_book (run_id uuid, step text);
 CREATE FUNCTION chaos_note() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO chaos_history (run_id, idx, name, source, target, attempt)
@@ -61,8 +62,29 @@ def check(
     yield from _effects(steps, expected, lines, everything=fails is None)
     yield from moves(connection, run, lines, paused)
     yield from _tidy(steps)
+    yield from _once(connection, run, program, steps, lines)
     yield from _children(connection, run, program if fails is None else None, steps, ledger)
     yield from _elsewhere(connection, run, program, steps, ledger)
+
+
+def _once(
+    connection: psycopg.Connection[Any],
+    run: str,
+    program: Program,
+    steps: Mapping[str, Any],
+    lines: Sequence[Line],
+) -> Iterator[str]:
+    """Effects of class `once` never twice; what commits with the step as often as the step: once."""
+    rows = connection.execute("SELECT step, count(*) FROM chaos_book WHERE run_id = %s GROUP BY step", [run])
+    book = dict(rows.fetchall())
+    for node in program.nodes:
+        if node.kind not in ONCE:
+            continue
+        happened = sum(line.kind == "effect" and line.step == node.name for line in lines)
+        count = book.get(node.name, 0) if node.kind == "booked" else happened
+        done = steps[node.name][0] == "succeeded"
+        if count > 1 or (done and count != 1) or (node.kind == "booked" and count and not done):
+            yield f"{node.name} is {steps[node.name][0]}, and its effect happened {count} times"
 
 
 def _elsewhere(

@@ -68,6 +68,7 @@ def install() -> None:
     )
     for name in ("take_ready", "take_due", "take_expired"):
         wrap(Journal, name, after="inside tick")
+    wrap(Journal, "intend", before="before the intent", after="after the intent")
     wrap(Journal, "park", before="before parking", after="after parking")
     wrap(
         Journal, "decide", before="before parking", after="after parking", when=lambda answer: answer is None

@@ -68,10 +68,23 @@ def signal_of(node: Node) -> str:
 
 
 KINDS = ("effect", "effect", "flaky", "slow", "map", "map of a result", "skipped", "default", "stored")
-KINDS += ("stored or not", "condition", "signal", "sleep", "child", "append", "limited", "foreign")
+KINDS += (
+    "stored or not",
+    "condition",
+    "signal",
+    "sleep",
+    "child",
+    "append",
+    "limited",
+    "foreign",
+    "once",
+    "probed",
+    "booked",
+)
+ONCE = ("once", "probed", "booked")  # their effects happen once, whatever happens
 
 
-def draw(seed: int, *always: str) -> Program:
+def draw(seed: int, *always: str, without: str = "") -> Program:
     """The program of a seed. Every one has a chain, a fan-in, a map, and of each kind in `always` a step, unskipped."""
     rng = Random(seed)
     nodes = [Node("root", "effect", (), rng.randrange(100))]
@@ -84,6 +97,7 @@ def draw(seed: int, *always: str) -> Program:
         node.name for node in nodes[1:]
     ]  # the last step waits for them, so no failure comes before them
     for number, kind in enumerate(rng.choice(KINDS) for _ in range(rng.randint(4, 8))):
+        kind = "effect" if kind == without else kind
         _add(nodes, kind, f"s{number}", rng)
     over = [node.name for node in nodes[2:] if node.kind not in ("listing", "store", "store_or_not")]
     below = (*forced, *(name for name in rng.sample(over, min(len(over), 2)) if name not in forced))
@@ -123,7 +137,7 @@ def _add(nodes: list[Node], kind: str, name: str, rng: Random) -> None:
         nodes.append(
             Node(name, "effect", parents, value, {"concurrency_key": key, "limit": rng.randint(1, 2)})
         )
-    elif kind in ("signal", "sleep", "child", "foreign"):
+    elif kind in ("signal", "sleep", "child", "foreign", *ONCE):
         nodes.append(Node(name, kind, parents, value))
     else:
         more = {"expect": rng.choice((0.02, 0.5, 3.0))} if rng.random() < 0.2 else {}
