@@ -184,7 +184,8 @@ def test_a_cancel_goes_down_to_the_children(side: Side, wf: Workflow) -> None:
     runs = [side.client.start(wf) for _ in range(2)]
     parked(side, runs[0], "below")
     parked(side, runs[1], "below")
-    second, first = side.client.list("waiting-child", limit=2)
+    children = {run.correlation_id: run for run in side.client.list("waiting-child", limit=2)}
+    first, second = (children[run.id] for run in runs)  # a child has its parent's correlation id
     assert side.client.cancel(runs[0])
     assert side.client.get(first).state is RunState.CANCELLED
     assert side.client.cancel(second)

@@ -18,6 +18,7 @@ _MASKS: tuple[tuple[str, str], ...] = (
     (_UUID, _UUID),
     (r"\b[0-9a-f]{8}-[0-9a-f]{4}\b", r"[0-9a-f]{8}-[0-9a-f]{4}(?:-[0-9a-f-]+)?"),
     (r"\b[0-9a-f]{64}\b", r"[0-9a-f]{64}"),
+    (r"\b(?=[a-f]*\d)[0-9a-f]{12}\b", r"[0-9a-f]{12}"),  # the digest of what an approval shows
     (
         r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)?",
         r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)?",
