@@ -49,7 +49,8 @@ def queue_timeouts(engine: Engine) -> int:
         with engine.database.connection() as connection:
             cursor = connection.cursor(row_factory=tuple_row)
             rows = cursor.execute(SQL["take_overdue"], {"lease": lease, "limit": _STEPS}).fetchall()
-            return [Expired._make((str(run), *rest, lease)) for run, *rest in rows]
+            never_begun = (lease, None, None)  # no effect was announced, nothing was noted
+            return [Expired._make((str(run), *rest, *never_begun)) for run, *rest in rows]
 
     runs: dict[tuple[str, str], list[Expired]] = defaultdict(list)
     for step in engine.database.again(once):
