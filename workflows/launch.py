@@ -141,15 +141,11 @@ def prepare(
     given = workflow.check_params(params or {})
     text = params_text(spec.name, given, settings.value_max_bytes)
     more = columns or {}
-    for what, value in (("key", key), ("correlation_id", correlation_id), ("tenant", more.get("tenant"))):
-        if value is not None and not is_plain(value):
-            raise DefinitionError(
-                f"a run's {what} is a text of 1 to 500 characters, without NUL and lone surrogates",
-                workflow=spec.name,
-            )
-    deadline = more.get("deadline")
-    if deadline is not None and not 0 < deadline < float("inf"):
-        raise DefinitionError(f"deadline={deadline!r} is not a number of seconds above 0", workflow=spec.name)
+    _check(
+        spec.name,
+        {"key": key, "correlation_id": correlation_id, "tenant": more.get("tenant")},
+        more.get("deadline"),
+    )
     run = run or new_id()
     scope = gates.Scope(run, more.get("tenant"), settings.fair_window)
     laid = plan(spec, given, registry.actions, settings.default_queue, scope=scope)
@@ -169,7 +165,26 @@ def prepare(
         "deadline": spec.deadline,
         **more,
     }
-    hooks = {**(row["hooks"] or {}), **({"compensation": laid.undo} if laid.undo else {})}
+    hooks = _hooks(spec, laid, row["hooks"] or {})
+    row |= {"hooks": wire.dumps(hooks) if hooks else None, "follow": bool(hooks)}
+    return Prepared(run, spec.name, (spec.digest(), spec.name, spec.canonical()), row, laid)
+
+
+def _check(workflow: str, texts: Mapping[str, str | None], deadline: float | None) -> None:
+    """Raises DefinitionError for a text or a deadline that a run cannot have."""
+    for what, value in texts.items():
+        if value is not None and not is_plain(value):
+            raise DefinitionError(
+                f"a run's {what} is a text of 1 to 500 characters, without NUL and lone surrogates",
+                workflow=workflow,
+            )
+    if deadline is not None and not 0 < deadline < float("inf"):
+        raise DefinitionError(f"deadline={deadline!r} is not a number of seconds above 0", workflow=workflow)
+
+
+def _hooks(spec: WorkflowSpec, laid: Plan, given: Mapping[str, Json]) -> dict[str, Json]:
+    """What follows the end of the run: what was given, and what its definition and its plan add."""
+    hooks = {**given, **({"compensation": laid.undo} if laid.undo else {})}
     if TASK in spec.actions:
         hooks["tasks"] = True
     if spec.then is not None:
@@ -178,8 +193,7 @@ def prepare(
             kind: [*map(signature_of, each), *own.get(kind, ())]
             for kind, each in (("success", spec.then.success), ("failure", spec.then.failure))
         }
-    row |= {"hooks": wire.dumps(hooks) if hooks else None, "follow": bool(hooks)}
-    return Prepared(run, spec.name, (spec.digest(), spec.name, spec.canonical()), row, laid)
+    return hooks
 
 
 def write(journal: Journal, connection: Connection, prepared: Prepared, *, sent: bool) -> bool:

@@ -260,25 +260,7 @@ class _Builder:
             assert step.loop is not None
             begun = {"previous": step.loop.start}
             inputs, bindings = self.template(begun, _below("previous", step.loop.holes), needed)
-        item_inputs, item_bindings = self.template(step.inputs, step.holes, needed)
-        mapped: dict[str, Any] = {
-            "action": step.action,
-            "queue": step.queue or info.queue or self.default_queue,
-            "priority": priority,
-            "inputs": item_inputs,
-            "bindings": item_bindings,
-            "retry": None,
-            "timeout": None,
-            "on_failure": None,
-            **(self._running(step, info) or {}),
-        }
-        if self.limited is not None or step.concurrency_key is not None or step.rate is not None:
-            mapped["limits"] = self.limits(step, mapped["queue"])
-            mapped["fair"] = self._tenant
-        if step.map is not None:
-            mapped["concurrency"] = step.map.concurrency
-        else:
-            mapped |= self._turns(step, needed)
+        mapped = self._item(step, info, priority, needed)
         options = {"map" if step.map is not None else "loop": mapped, **self._when(step, needed)}
         if step.join == "any":
             options["join"] = mapped["join"] = missing
@@ -316,6 +298,29 @@ class _Builder:
             whole or None,
         )
         return expand, gather
+
+    def _item(self, step: StepSpec, info: ActionInfo, priority: int, needed: set[int]) -> dict[str, Any]:
+        """What the rows of a map's items, or of a loop's turns, are made of."""
+        item_inputs, item_bindings = self.template(step.inputs, step.holes, needed)
+        mapped: dict[str, Any] = {
+            "action": step.action,
+            "queue": step.queue or info.queue or self.default_queue,
+            "priority": priority,
+            "inputs": item_inputs,
+            "bindings": item_bindings,
+            "retry": None,
+            "timeout": None,
+            "on_failure": None,
+            **(self._running(step, info) or {}),
+        }
+        if self.limited is not None or step.concurrency_key is not None or step.rate is not None:
+            mapped["limits"] = self.limits(step, mapped["queue"])
+            mapped["fair"] = self._tenant
+        if step.map is not None:
+            mapped["concurrency"] = step.map.concurrency
+        else:
+            mapped |= self._turns(step, needed)
+        return mapped
 
     def undo(self, steps: Mapping[str, UndoSpec]) -> list[dict[str, Any]]:
         """Steps that may follow the end of the run: planned now, so that they need no definition then."""
