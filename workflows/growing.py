@@ -5,6 +5,7 @@ The law: a method is one statement. Those that write run inside the transaction 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,13 +21,13 @@ class Growing:
 
     _settings: Settings
 
+    @abstractmethod
     def _rows(self, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
         """The rows of a statement, on a connection of its own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _within(self, connection: Connection, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
         """The rows of a statement, inside a transaction."""
-        raise NotImplementedError
 
     def grow(self, connection: Connection, run: str, count: int, sinks: int = 0) -> int:
         """Reserve ids for `count` more steps, `sinks` of them final ones, inside a transaction.

@@ -6,6 +6,7 @@ those of actions; what has no like here is refused where it is written.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Self
@@ -77,10 +78,11 @@ class Guests:
     name: str
 
     @property
+    @abstractmethod
     def spec(self) -> WorkflowSpec:
         """The canonical definition."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __init__(
         self,
         name: str,
@@ -89,11 +91,11 @@ class Guests:
         register: bool = True,
         catalogue: Catalogue = registry.actions,
     ) -> None:
-        raise NotImplementedError
+        """What the class that this is a part of does."""
 
+    @abstractmethod
     def step(self, name: str, action: Any = None, /, **options: Any) -> StepRef:
         """Add a step."""
-        raise NotImplementedError
 
     @classmethod
     def from_canvas(

@@ -6,6 +6,7 @@ retried and recovered like any other.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ class Loops:
 
     name: str
 
+    @abstractmethod
     def _add(
         self,
         name: str,
@@ -34,11 +36,10 @@ class Loops:
         allowed: tuple[str, ...],
     ) -> StepRef:
         """Add a step of any kind."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _encoded(self, value: Any, step: str, key: str, mapped: bool) -> Any:
         """A value in the notation of definitions."""
-        raise NotImplementedError
 
     def loop(
         self,

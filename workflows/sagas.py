@@ -6,6 +6,7 @@ The law: sugar alone, as for steps. What is collected here are `UndoSpec`s, the 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,6 +64,7 @@ class Sagas:
         options = {"retry": retry, "timeout": timeout, "queue": queue, "priority": priority}
         self._add_undo("on_cancel", name, action, of, inputs, more, options)
 
+    @abstractmethod
     def _add_undo(
         self,
         option: str,
@@ -73,4 +75,4 @@ class Sagas:
         more: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> None:
-        raise NotImplementedError
+        """What the class that this is a part of does."""

@@ -6,6 +6,7 @@ A verb that came too late says so and changes nothing.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID
@@ -210,9 +211,9 @@ class Verbs:
             "delete": self.delete,
         }
 
+    @abstractmethod
     def cancel(self, run: Run | str) -> bool:
         """End a run now."""
-        raise NotImplementedError
 
     def delete(self, run: Run | str) -> None:
         """Delete a run that is over: its steps, results, events, signals, tags, dead letters and artifacts.

@@ -6,6 +6,7 @@ The law: sugar alone. Each method adds an ordinary step of one of the engine's k
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
@@ -30,9 +31,9 @@ class Waits:
 
     name: str
 
+    @abstractmethod
     def step(self, name: str, action: Any, /, **options: Any) -> StepRef:
         """Add a step."""
-        raise NotImplementedError
 
     def wait_for(
         self,

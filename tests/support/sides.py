@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -28,13 +29,13 @@ class Side:
         """Start a run and wait until it is over."""
         return self.client.wait(self.client.start(workflow, params or {}, **options), timeout=PATIENCE)
 
+    @abstractmethod
     def eventually(self, condition: Callable[[], Any]) -> Any:
         """What a condition gives once it is true."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pass_time(self, seconds: float) -> None:
         """Let time pass."""
-        raise NotImplementedError
 
     def states(self, run: Run) -> dict[str, str]:
         """The state of every step by name."""
