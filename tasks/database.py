@@ -2,11 +2,13 @@
 
 The law: a pool is opened at first use and belongs to the process that opened it. After a fork the child
 opens its own, since two processes on one connection corrupt its protocol. Connections are in autocommit
-mode: a single statement is one round trip; what needs more says `transaction()`.
+mode: a single statement is one round trip; what needs more says `transaction()`. A process that stops in the
+midst of a transaction holds its locks for two leases at most: then Postgres ends it.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +47,15 @@ PLANNER = (
     "-c jit=off -c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off "
     "-c plan_cache_mode=force_generic_plan"
 )
+
+
+def idle_ms(seconds: float) -> int:
+    """Milliseconds after which Postgres ends a transaction whose client says nothing.
+
+    seconds: how long the client may well be silent, twice of which counts as gone. A stopped machine keeps its
+    sockets, and with them the lock on its run: the whole run would wait for it (found by the fault suite).
+    """
+    return max(1, math.ceil(seconds * 2000.0))
 
 
 class Base(DeclarativeBase):
@@ -96,7 +107,7 @@ class Database:
                 "autocommit": True,
                 "connect_timeout": self._settings.connect_timeout,
                 "application_name": "trellis",
-                "options": PLANNER,
+                "options": f"{PLANNER} -c idle_in_transaction_session_timeout={idle_ms(self._settings.lease_seconds)}",
                 "prepare_threshold": 0,
             },
             open=True,

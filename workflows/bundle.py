@@ -61,9 +61,8 @@ class Bundle:
         self._queue = self._todo[0].queue if self._todo else ""
         self._done: list[Outcome] = []
         self._recording: list[Outcome] = []
-        self._cut: list[
-            tuple[Claimed, bool]
-        ] = []  # steps whose body a shutdown has ended; in the midst of an effect?
+        # Steps whose body a shutdown has ended; in the midst of an effect?
+        self._cut: list[tuple[Claimed, bool]] = []
         self._known = Upstream(parts.journal, run)
         self._limited: dict[int, dict[str, Json]] = {}  # the options of steps with limits
         self.current: Held | None = None
@@ -272,9 +271,10 @@ class Bundle:
         """Run a body, or with `effect` one whose effect may happen once only and is announced."""
         watch = self._parts.guard()
         settings = self._parts.settings
-        held = Held(self._run, step, timeout_of(step, settings), watch)
+        timeout = timeout_of(step, settings)
+        held = Held(self._run, step, timeout, watch)
         held.once = effect
-        joint = Joint(self._parts.journal.database)
+        joint = Joint(self._parts.journal.database, timeout + settings.timeout_grace)
 
         def context() -> Context:
             about = (self._run, self._workflow, step.name, step.attempt, self._correlation)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import psycopg
 
-from ..tasks.database import Connection, Database
+from ..tasks.database import Connection, Database, idle_ms
 from ..tasks.queries import load
 
 SQL = load("trellis.workflows.sql", "effects.sql")
@@ -23,8 +23,10 @@ T = TypeVar("T")
 class Joint:
     """A transaction that its first part opens, and that `commit` or `abandon` ends."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, seconds: float) -> None:
+        """seconds: how long the body may take, and so be silent in the midst of it."""
         self._database = database
+        self._seconds = seconds
         self._borrowed: AbstractContextManager[Connection] | None = None
         self._transaction: AbstractContextManager[psycopg.Transaction] | None = None
         self._connection: Connection | None = None
@@ -47,7 +49,8 @@ class Joint:
         try:
             self._transaction = connection.transaction()
             self._transaction.__enter__()
-            connection.execute(SQL["plan_freely"])  # our planner settings are for our statements
+            # Our planner settings are for our statements, and our patience is too short for a body.
+            connection.execute(SQL["plan_freely"], {"idle_ms": str(idle_ms(self._seconds))})
         except BaseException:
             self._connection = connection
             self.abandon()

@@ -217,6 +217,23 @@ def test_a_body_that_fails_or_is_stopped_has_written_nothing(stack: Stack) -> No
     assert stack.client.wait(stack.client.start(flow(stack, "books")), timeout=60).state is RunState.SUCCEEDED
 
 
+def test_a_body_may_be_silent_in_its_transaction_for_as_long_as_it_may_run(stack: Stack) -> None:
+    """Postgres ends the engine's own transactions after two leases; a body's after twice its time limit."""
+
+    @action(name="patient")
+    def patient(ctx: steps.Context) -> str:
+        with ctx.transaction() as sql:
+            return str(sql.execute("SHOW idle_in_transaction_session_timeout").fetchone()[0])
+
+    wf = Workflow("patient", register=False)
+    limit = 600 - stack.settings.timeout_grace
+    wf.step("patient", patient, timeout=limit)
+    run = stack.client.start(wf).id
+    stack.engine.run_bundle("patient", run, [0])
+    registry.actions.discard("patient")
+    assert stack.client.result(run) == {"patient": "20min"}
+
+
 @pytest.mark.usefixtures("booking")
 def test_a_stale_lease_rolls_back_what_the_body_has_written(stack: Stack) -> None:
     """Somebody else has the step by then: nothing of this attempt stays."""

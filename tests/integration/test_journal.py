@@ -12,8 +12,10 @@ import pytest
 import steps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg.errors import IdleInTransactionSessionTimeout
 from stack import Stack, eventually
 
+from trellis.tasks.database import Database
 from trellis.workflows import Client, Workflow
 from trellis.workflows.records import Outcome
 from trellis.workflows.states import STEP_MOVES, RunState, StepState
@@ -47,6 +49,23 @@ def test_parents_that_finish_at_once_free_their_child_once(stack: Stack) -> None
             freed += [idx for found in pool.map(report, claimed) for idx in found]
     assert sorted(freed) == list(range(width, width * levels))
     assert stack.client.get(run).state is RunState.SUCCEEDED
+
+
+def test_who_falls_silent_in_a_transaction_loses_its_locks_after_two_leases(stack: Stack) -> None:
+    """A stopped process keeps its connection: the run that it has locked would wait for it, and cancel with it."""
+    wf = Workflow("locked", register=False)
+    wf.step("only", steps.noop)
+    run = stack.client.start(wf).id
+    stopped = Database(stack.database_url, stack.settings.model_copy(update={"lease_seconds": 0.1}))
+    silent = stopped.transaction()
+    connection = silent.__enter__()
+    connection.execute("SELECT 1 FROM run WHERE id = %s FOR UPDATE", (run,))
+    stack.client.cancel(run)  # waits for the lock, and then has it
+    with pytest.raises(IdleInTransactionSessionTimeout) as ended:
+        connection.execute("SELECT 1")
+    silent.__exit__(ended.type, ended.value, None)
+    stopped.close()
+    assert stack.client.get(run).state is RunState.CANCELLED
 
 
 def test_a_step_is_claimed_by_one_of_many(stack: Stack) -> None:
