@@ -46,6 +46,8 @@ class Queries:
     def _all(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Any]:
         return self._database.read(statement)
 
+    _found = staticmethod(found)
+
     def run(self, run_id: str) -> Run:
         """A run. Raises NotFound."""
         rows = self._all(select(*RUN).where(RunRow.id == as_uuid(run_id)))
@@ -62,7 +64,7 @@ class Queries:
 
     def runs(self, wanted: Search, before: str | None, limit: int) -> list[Run]:
         """Runs, newest first (their ids are ordered by time); `before` is the id where the last page ended."""
-        statement, place = found(select(*RUN), wanted)
+        statement, place = self._found(select(*RUN), wanted)
         statement = statement.order_by(place.desc()).limit(limit)
         if before is not None:
             statement = statement.where(place < as_uuid(before))
@@ -70,7 +72,7 @@ class Queries:
 
     def count(self, wanted: Search, at_most: int) -> int:
         """How many runs, counted no further than `at_most`."""
-        statement, place = found(select(RunRow.id), wanted)
+        statement, place = self._found(select(RunRow.id), wanted)
         some = statement.order_by(place.desc()).limit(at_most).subquery()
         return int(self._all(select(func.count()).select_from(some))[0][0])
 

@@ -54,11 +54,16 @@ def _state(state: RunState | str | None) -> RunState | None:
 
 def least_id(since: Since) -> UUID:
     """The least id that a run accepted at this moment can have. Raises DefinitionError."""
-    moment = datetime.now(UTC) - since if isinstance(since, timedelta) else since
-    if moment.tzinfo is None:
+    begin = datetime.now(UTC) - since if isinstance(since, timedelta) else since
+    if begin.tzinfo is None:
         raise DefinitionError(f"since={since}: give a moment with its time zone, or a timedelta")
-    milliseconds = max(0, (moment - _EPOCH) // timedelta(milliseconds=1))
+    milliseconds = max(0, (begin - _EPOCH) // timedelta(milliseconds=1))
     return UUID(int=milliseconds << 80)
+
+
+def moment(least: UUID) -> datetime:
+    """The moment of a least id."""
+    return _EPOCH + timedelta(milliseconds=least.int >> 80)
 
 
 def found(

@@ -6,7 +6,7 @@ reason, so that ten thousand of them are one line; each reason says what would e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -67,16 +67,28 @@ class Diagnosis:
         found = self._queries.run(run.id if isinstance(run, Run) else run)
         if found.finished:
             return []
-        return list(_Explanation(found, self.database, self._dispatcher).reasons())
+        return list(_Explanation(found, self.database, self._dispatcher, self._missing).reasons())
+
+    def _missing(self, needs: Iterable[rollcall.Need]) -> str | None:
+        """Why steps that need this may wait for ever; None where some worker can do all of it."""
+        assert self._dispatcher is not None
+        return rollcall.missing(self._dispatcher.app, needs)
 
 
 class _Explanation:
     """The reasons of one run."""
 
-    def __init__(self, run: Run, database: Database, dispatcher: Dispatcher | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        database: Database,
+        dispatcher: Dispatcher | None,
+        missing: Callable[[Iterable[rollcall.Need]], str | None],
+    ) -> None:
         self.run = run
         self.database = database
         self.dispatcher = dispatcher
+        self.missing = missing
         self.now: datetime = database.read(select(func.clock_timestamp()))[0][0]
 
     def reasons(self) -> Iterator[Reason]:
@@ -247,7 +259,7 @@ class _Explanation:
         if self.dispatcher is None:
             yield Reason(f"{ready}, but this process has no broker to ask", "set TRELLIS_BROKER_URL")
             return
-        missing = rollcall.missing(self.dispatcher.app, {(group.action, group.queue) for group in groups})
+        missing = self.missing({(group.action, group.queue) for group in groups})
         if missing is not None:
             yield Reason(f"{ready}, but {missing}")
             return

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import redis
+import steps
 from sides import InProcess, Real, Side
 from stack import QUICK, Stack, stack_of
 
 from trellis.tasks import embedded
 from trellis.workflows import Workflow
-from trellis.workflows.testing import Runner
+from trellis.workflows.testing import Runner, WorkerCrash
 
 REDIS_DB = 100  # of the suite's one stack; those of other tests lie below
+CRASHES = 1  # that a step survives: each takes the engine two leases to notice
 
 
 @pytest.fixture(scope="session")
@@ -25,20 +27,26 @@ def shared(
     with redis.Redis.from_url(servers.redis.url(REDIS_DB)) as broker:
         broker.flushdb()
     for stack in stack_of(servers, template, "conformance", REDIS_DB, tmp_path_factory.mktemp("conformance")):
-        stack.worker(concurrency=3, TRELLIS_IMPORTS="steps,growing,turning")
+        stack.worker(concurrency=3, TRELLIS_IMPORTS="steps,growing,turning", TRELLIS_MAX_CRASHES=str(CRASHES))
         stack.beat()
         yield stack
 
 
 @pytest.fixture(params=["engine", "in-process"])
-def side(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Side]:
+def side(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
     """One side and then the other."""
     ledger = str(tmp_path / "ledger.txt")
     if request.param == "engine":
         yield Real(request.getfixturevalue("shared"), ledger)
         return
-    with Runner(**QUICK) as runner:
+    with Runner(**QUICK, max_crashes=CRASHES) as runner:
+        monkeypatch.setattr(steps, "vanish", _crash)
+        monkeypatch.setattr(steps, "last", lambda seconds: runner.advance(seconds=seconds))
         yield InProcess(runner, ledger)
+
+
+def _crash() -> None:
+    raise WorkerCrash
 
 
 @pytest.fixture

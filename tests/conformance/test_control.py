@@ -98,3 +98,65 @@ def test_a_saga_undoes_what_was_done_in_reverse(side: Side, wf: Workflow, end: s
     lines = [line.split()[1] for line in Path(side.ledger).read_text().splitlines()]
     done = ["one", "two", "three"] if end == "failed" else ["one", "two"]
     assert lines == [*done, *(f"undo_{name}_{kind}" for name in reversed(done))]
+
+
+# --- pauses and reruns
+
+
+def test_a_paused_run_begins_nothing(side: Side, wf: Workflow) -> None:
+    """Until it is resumed; what it is told meanwhile is kept."""
+    hold = wf.wait_for("hold", "go")
+    wf.step("after", steps.effect, ledger=side.ledger, after=[hold])
+    run = side.client.start(wf)
+    side.eventually(lambda: side.states(run)["hold"] == "parked")
+    assert side.client.pause(run) is True
+    assert side.client.pause(run) is False
+    side.client.signal(run, "go")
+    side.pass_time(0.5)
+    assert side.client.get(run).state is RunState.PAUSED
+    assert side.effects() == {}
+    assert side.client.resume(run) is True
+    assert side.client.wait(run, timeout=60).state is RunState.SUCCEEDED
+    assert side.effects() == {"after": 1}
+    with pytest.raises(StateError, match="is over, so it cannot be resumed"):
+        side.client.resume(run)
+
+
+def test_a_paused_workflow_pauses_its_runs_and_new_ones(side: Side, wf: Workflow) -> None:
+    """And others go on."""
+    wf.step("only", steps.effect, ledger=side.ledger)
+    side.client.pause(workflow=wf.name)
+    run = side.client.start(wf)
+    other = Workflow(f"{wf.name}-other", register=False)
+    other.step("other", steps.noop)
+    assert side.finish(other).state is RunState.SUCCEEDED
+    assert side.client.get(run).state is RunState.PAUSED
+    assert [(each.kind, each.name) for each in side.client.pauses()] == [("workflow", wf.name)]
+    side.client.resume(workflow=wf.name)
+    assert side.client.wait(run, timeout=60).state is RunState.SUCCEEDED
+    assert side.client.pauses() == []
+
+
+def test_a_rerun_reuses_what_it_does_not_compute(side: Side, wf: Workflow) -> None:
+    """From the step that is named, with all behind it; the new run is linked to the old one."""
+    one = wf.step("one", steps.effect, ledger=side.ledger, value=1)
+    two = wf.step("two", steps.effect, ledger=side.ledger, value=one)
+    wf.step("three", steps.effect, ledger=side.ledger, value=[one, two])
+    wf.step("beside", steps.effect, ledger=side.ledger, value=4)
+    run = side.finish(wf)
+    again = side.client.wait(side.client.rerun(run, from_step="two"), timeout=60)
+    assert (again.state, again.origin, again.origin_kind) == (RunState.SUCCEEDED, run.id, "rerun")
+    assert side.client.result(again) == {"three": [1, 1], "beside": 4}
+    assert side.effects() == {"one": 1, "two": 2, "three": 2, "beside": 1}
+    assert [each.id for each in side.client.linked(run, "rerun")] == [again.id]
+
+
+def test_a_rerun_of_a_failed_run_takes_edits(side: Side, wf: Workflow) -> None:
+    """Its failed steps are computed again, with other inputs."""
+    one = wf.step("one", steps.effect, ledger=side.ledger, value=1)
+    wf.step("bad", steps.fails_on, value=one, bad=1)
+    run = side.finish(wf)
+    assert run.state is RunState.FAILED
+    again = side.client.rerun(run, inputs={"bad": {"bad": 2}})
+    assert side.client.result(side.client.wait(again, timeout=60)) == {"bad": 1}
+    assert side.effects() == {"one": 1}

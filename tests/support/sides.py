@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import steps
 from stack import Stack, eventually
 
-from trellis.workflows import Client, Context, Run
-from trellis.workflows.testing import Runner, WorkerCrash
+from trellis.workflows import Client, Run
+from trellis.workflows.testing import Runner
 
 PATIENCE = 60.0
 
@@ -66,15 +65,13 @@ class Real(Side):
 
 
 class InProcess(Side):
-    """The runner. Bodies that take their process down or sleep for long say so to it instead."""
+    """The runner. Bodies that take their process down or last for long say so to it instead."""
 
     name = "in-process"
 
     def __init__(self, runner: Runner, ledger: str) -> None:
         self.client = self.runner = runner
         self.ledger = ledger
-        runner.replace(steps.dies, self._dies)
-        runner.replace(steps.naps, self._naps)
 
     def eventually(self, condition: Callable[[], Any]) -> Any:
         for _ in range(1000):
@@ -86,13 +83,3 @@ class InProcess(Side):
 
     def pass_time(self, seconds: float) -> None:
         self.runner.advance(seconds=seconds)
-
-    def _dies(self, ledger: str, times: int, ctx: Context) -> int:
-        steps.record(ledger, ctx)
-        if ctx.attempt <= times:
-            raise WorkerCrash
-        return ctx.attempt
-
-    def _naps(self, ledger: str, ctx: Context) -> None:
-        steps.record(ledger, ctx)
-        self.runner.advance(seconds=60)

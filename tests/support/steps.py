@@ -125,7 +125,7 @@ def dies(ledger: str, times: int, ctx: Context) -> int:
     """Kills its own process on the first attempts."""
     record(ledger, ctx)
     if ctx.attempt <= times:
-        os.kill(os.getpid(), signal.SIGKILL)
+        vanish()
     return ctx.attempt
 
 
@@ -141,7 +141,7 @@ def naps(ledger: str, ctx: Context) -> None:
     """Many short sleeps, longer in all than it may."""
     record(ledger, ctx)
     for _ in range(6000):
-        time.sleep(0.01)
+        last(0.01)
 
 
 @action(name="spins", timeout=1.0)
@@ -306,12 +306,22 @@ def works(ledger: str, seconds: float, ctx: Context, value: Any = None) -> Any:
     return value
 
 
+def vanish() -> None:
+    """The end of this process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def last(seconds: float) -> None:
+    """Take so long."""
+    time.sleep(seconds)
+
+
 def _crash(ledger: str, where: str, at: str) -> None:
     """Kill this process at a named point, the first time that it gets there."""
     mark = Path(f"{ledger}.{at}")
     if where == at and not mark.exists():
         mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        vanish()
 
 
 def _effect_of(ledger: str, where: str, ctx: Context) -> str:
@@ -320,7 +330,7 @@ def _effect_of(ledger: str, where: str, ctx: Context) -> str:
     record(ledger, ctx, ctx.idempotency_key)
     _crash(ledger, where, "after")
     if where == "hang":
-        time.sleep(600)
+        last(600)
     if where == "raise":
         raise RuntimeError("the service said no")
     return f"done by attempt {ctx.attempt}"

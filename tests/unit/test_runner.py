@@ -253,14 +253,35 @@ def test_what_needs_a_server_is_refused_by_name(runner: Runner) -> None:
     """With a typed error, and never done half."""
     with pytest.raises(NotInProcess, match="not available in-process: connection="):
         runner.start(one(steps.noop), connection=object())  # type: ignore[arg-type]
-    with pytest.raises(NotInProcess, match="ended"), runner.ended("x", lambda: None):
-        pass
     with (
         pytest.raises(NotInProcess, match="the statement 'SELECT 1'"),
         runner.database.connection() as connection,
     ):
         connection.execute(b"SELECT 1")
     assert runner.list() == []
+
+
+def test_who_waits_for_an_end_is_called_back_before_the_method_returns(runner: Runner) -> None:
+    """Once, in the thread of the test, whatever ended the run; and not after it has stopped listening."""
+    told: list[str] = []
+    wf = Workflow("two", register=False)
+    wf.sleep("nap", 60)
+    first, second = runner.start(wf), runner.start(wf)
+    with (
+        runner.ended(first, lambda: told.append("first")),
+        runner.ended(second, lambda: told.append("second")),
+    ):
+        runner.advance(seconds=59)
+        assert told == []
+        runner.cancel(second)
+        assert told == ["second"]
+        runner.advance(seconds=1)
+    assert told == ["second", "first"]
+    third = runner.start(wf)
+    with runner.ended(third, lambda: told.append("third")):
+        pass
+    runner.cancel(third)
+    assert told == ["second", "first"]
 
 
 def test_settings_are_the_defaults_and_what_the_test_says(monkeypatch: pytest.MonkeyPatch) -> None:

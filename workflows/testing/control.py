@@ -45,11 +45,16 @@ def plan_whole(store: Store) -> Rows:
     return [("on",)]
 
 
+def fatal_steps(store: Store, run: str) -> set[int]:
+    """The steps that a run did not survive: its dead letters, discarded ones too."""
+    told = {row["idx"] for row in store.where("event", run_id=run, kind="dead.discarded")}
+    return told | {row["idx"] for row in store.where("dead_letter", run_id=run)}
+
+
 @does(SQL["reopen_steps"])
 def reopen_steps(store: Store, *, run: str, step: str | None, sent: bool) -> Rows:
     """Opens the steps again that were cancelled, or failed and took the run with them."""
-    fatal = {row["idx"] for row in store.where("dead_letter", run_id=run)}
-    fatal |= {row["idx"] for row in store.where("event", run_id=run, kind="dead.discarded")}
+    fatal = fatal_steps(store, run)
     again: dict[int, Row] = {
         each["idx"]: each
         for each in store.where("step", run_id=run)
@@ -210,21 +215,3 @@ def stand_ins(
             dependents=list(dependents),
             **same,
         )
-
-
-@does(SQL["stray_runs"])
-def stray_runs(store: Store, *, limit: int) -> Rows:
-    """Open runs of paused workflows."""
-    paused = {row["name"] for row in store.all("pause") if row["kind"] == "workflow"}
-    found = [
-        row
-        for row in store.all("run")
-        if row["workflow"] in paused and row["state"] in ("pending", "running")
-    ]
-    return [(row["id"],) for row in found[:limit]]
-
-
-@does(SQL["retains_anything"])
-def retains_anything(store: Store) -> Rows:
-    """Whether anything is said on how long runs are kept."""
-    return [(bool(store.all("retention")),)]

@@ -239,6 +239,7 @@ def take_overdue(store: Store, *, lease: str, limit: int) -> Rows:
 def late_runs(store: Store, *, limit: int) -> Rows:
     """Runs that are not over at their deadline."""
     now = store.clock.now()
-    late = [run for run in store.all("run") if run["deadline_at"] is not None and run["deadline_at"] <= now]
-    late = sorted((run for run in late if run["state"] in OPEN), key=lambda run: run["deadline_at"])
+    runs = [run for state in OPEN for run in store.where("run", state=state)]
+    late = [run for run in runs if run["deadline_at"] is not None and run["deadline_at"] <= now]
+    late.sort(key=lambda run: run["deadline_at"])
     return [(run["id"], (run["deadline_at"] - run["created_at"]).total_seconds()) for run in late[:limit]]

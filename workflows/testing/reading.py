@@ -1,59 +1,52 @@
 """SQLAlchemy's select statements, answered from the tables in memory.
 
-The law: what `queries.py` asks is worked out as it is written: tables, joins, conditions, order, groups, limit. An
-expression that nobody needed so far is refused with `NotInProcess`, never guessed.
+The law: what `queries.py` asks is worked out as it is written: tables, joins, conditions, order, groups, windows,
+limit. A clause that nobody needed so far is refused with `NotInProcess`, never guessed.
 """
 
 from __future__ import annotations
 
-import operator
-import re
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cmp_to_key
+from functools import cache, cmp_to_key
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import Select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql import operators
 
 from ...tasks.errors import NotInProcess
-from .store import Row, Store, of_json
+from .store import Store
+from .values import HERE, Place, bound, holds, value
 
-Place = dict[str, Row]  # the rows at hand, by the name of their table or alias
-_MOMENT = ""  # and, under the name of none, the present moment
-_OPERATORS: dict[Any, Callable[[Any, Any], Any]] = {
-    operators.eq: operator.eq,
-    operators.ne: operator.ne,
-    operators.lt: operator.lt,
-    operators.le: operator.le,
-    operators.gt: operator.gt,
-    operators.ge: operator.ge,
-    operators.add: operator.add,
-    operators.sub: operator.sub,
-    operators.in_op: lambda value, among: value in among,
-    operators.not_in_op: lambda value, among: value not in among,
-    operators.json_getitem_op: lambda value, key: value.get(key),
-}
-_WRITTEN = re.compile(r"(?P<table>\w+)\.(?P<column>\w+) = '(?P<value>[^']*)'")
-_IDENTITY = {operators.is_: True, operators.is_not: False}
 _AGGREGATES: dict[str, Callable[[list[Any]], Any]] = {
     "count": len,
     "max": lambda values: max(values, default=None),
     "min": lambda values: min(values, default=None),
     "sum": lambda values: sum(values) if values else None,
 }
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "length": len,
-    "cardinality": len,
-}
 
 
 def rows(store: Store, statement: Select[*tuple[Any, ...]]) -> Sequence[Any]:
     """The rows of a statement, as named tuples. Raises NotInProcess."""
-    found = [place for place in _places(store, statement) if _holds(statement.whereclause, place)]
-    columns = list(statement.selected_columns)
+    make = _maker(tuple(str(column.key) for column in _columns(statement)))
+    return [make(*each) for each in _answer(store, statement)]
+
+
+@cache
+def _maker(names: tuple[str, ...]) -> Any:
+    return namedtuple("make", names, rename=True)  # type: ignore[misc]
+
+
+def _columns(statement: Any) -> list[Any]:
+    """As they were given: what SQLAlchemy makes of them for its own purposes costs more than all the rest."""
+    return list(statement._raw_columns)
+
+
+def _answer(store: Store, statement: Any) -> list[list[Any]]:
+    found = [place for place in _places(store, statement) if holds(statement.whereclause, place)]
+    columns = _columns(statement)
+    _look_through_windows(columns, found)
     groups = list(statement._group_by_clauses)
     if groups or any(_is_aggregate(column) for column in columns):
         answers = [(group, group[0]) for group in _grouped(found, groups)]
@@ -62,31 +55,59 @@ def rows(store: Store, statement: Select[*tuple[Any, ...]]) -> Sequence[Any]:
     for clause in reversed(list(statement._order_by_clauses)):
         answers = _ordered(answers, clause)
     if statement._limit_clause is not None:
-        answers = answers[: _value(statement._limit_clause, {})]
-    make = namedtuple("make", [str(column.key) for column in columns], rename=True)  # type: ignore[misc]
-    return [make(*(_cell(column, group) for column in columns)) for group, _ in answers]
+        answers = answers[: value(statement._limit_clause, {})]
+    return [[_cell(column, group) for column in columns] for group, _ in answers]
 
 
-def _places(store: Store, statement: Any) -> Iterator[Place]:
-    """Every combination of rows that the statement's tables have."""
-    found: list[Place] = [{_MOMENT: {"now": store.clock.time}}]
+# --- tables
+
+
+def _places(store: Store, statement: Any, outer: Place | None = None) -> Iterator[Place]:
+    """Every combination of rows that the statement's tables have; with `outer`, for these rows of another one."""
+    around: Place = {} if outer is None else outer
+
+    def exists(inner: Any, place: Place) -> bool:
+        return any(holds(inner.whereclause, each) for each in _places(store, inner, place))
+
+    found: list[Place] = [{**around, HERE: {"now": store.clock.time, "exists": exists}}]
     equal = list(_equalities(statement.whereclause))
-    for each in statement.get_final_froms():
-        found = [{**before, **more} for before in found for more in _from(store, each, equal)]
+    for each in _tables(statement):
+        if getattr(each, "name", None) not in around:
+            found = [{**before, **more} for before in found for more in _from(store, each, equal)]
     return iter(found)
 
 
+def _tables(statement: Any) -> list[Any]:
+    """The tables that it names; where it joins some, SQLAlchemy has to say which, and takes its time."""
+    if statement._setup_joins or statement._from_obj:
+        return list(statement.get_final_froms())
+    named = [*_columns(statement), *([] if statement.whereclause is None else [statement.whereclause])]
+    return list({table.name: table for each in named for table in each._from_objects}.values())
+
+
 def _from(store: Store, each: Any, equal: list[tuple[str, str, Any]]) -> list[Place]:
-    named = {name: value for table, name, value in equal if table == getattr(each, "name", None)}
+    named = {name: given for table, name, given in equal if table == getattr(each, "name", None)}
     if each.__visit_name__ == "table":
         return [{each.name: row} for row in store.where(each.name, **named)]
     if each.__visit_name__ == "alias" and each.element.__visit_name__ == "table":
         return [{each.name: row} for row in store.where(each.element.name, **named)]
-    if each.__visit_name__ == "join" and not each.isouter:
-        left, right = _from(store, each.left, equal), _from(store, each.right, equal)
-        pairs = ({**one, **other} for one in left for other in right)
-        return [place for place in pairs if _holds(each.onclause, place)]
+    if each.__visit_name__ == "subquery":
+        names = [str(column.key) for column in each.element.selected_columns]
+        answers = _answer(store, each.element)
+        return [{each.name: dict(zip(names, answer, strict=True))} for answer in answers]
+    if each.__visit_name__ == "join":
+        return list(_joined(store, each, equal))
     raise NotInProcess(f"reading from {each}")
+
+
+def _joined(store: Store, join: Any, equal: list[tuple[str, str, Any]]) -> Iterator[Place]:
+    right = _from(store, join.right, [] if join.isouter else equal)
+    none: Place = (
+        {join.right.name: {column.name: None for column in join.right.columns}} if join.isouter else {}
+    )
+    for one in _from(store, join.left, equal):
+        pairs = [{**one, **other} for other in right if holds(join.onclause, {**one, **other})]
+        yield from pairs or ([{**one, **none}] if join.isouter else [])
 
 
 def _equalities(condition: Any) -> Iterator[tuple[str, str, Any]]:
@@ -101,17 +122,34 @@ def _equalities(condition: Any) -> Iterator[tuple[str, str, Any]]:
         left, right = condition.left, condition.right
         plain = left.__visit_name__ == "column" and not isinstance(left.type, JSONB)
         if plain and right.__visit_name__ == "bindparam":
-            yield left.table.name, left.name, _bound(right, {})
+            yield left.table.name, left.name, bound(right, {})
 
 
-def _holds(condition: Any, place: Place) -> bool:
-    return condition is None or bool(_value(condition, place))
+# --- windows, groups, order
+
+
+def _look_through_windows(columns: Iterable[Any], found: list[Place]) -> None:
+    """Note for each row what the columns with OVER are there."""
+    for column in columns:
+        window = getattr(column, "element", column)
+        if window.__visit_name__ != "over":
+            continue
+        by = [] if window.partition_by is None else list(window.partition_by)
+        name = window.element.name
+        if name not in ("count", "row_number"):
+            raise NotInProcess(f"the window function {name}")
+        for group in _grouped(found, by) if found else ():
+            answers = [([place], place) for place in group]
+            for clause in reversed([] if window.order_by is None else list(window.order_by)):
+                answers = _ordered(answers, clause)
+            for number, (_, place) in enumerate(answers, 1):
+                place[HERE] = {**place[HERE], window: number if name == "row_number" else len(answers)}
 
 
 def _grouped(found: list[Place], groups: list[Any]) -> Iterable[list[Place]]:
     by_key: dict[tuple[Any, ...], list[Place]] = {}
     for place in found:
-        by_key.setdefault(tuple(_value(each, place) for each in groups), []).append(place)
+        by_key.setdefault(tuple(value(each, place) for each in groups), []).append(place)
     return by_key.values() if groups or by_key else [[{}]]
 
 
@@ -122,13 +160,13 @@ def _is_aggregate(column: Any) -> bool:
 
 def _cell(column: Any, group: list[Place]) -> Any:
     if not _is_aggregate(column):
-        return _value(column, group[0])
+        return value(column, group[0])
     function = getattr(column, "element", column)
     arguments = [each for each in function.clauses if getattr(each, "table", None) is not None]
     if not arguments:  # count(*)
         return len([place for place in group if place])
-    values = [_value(arguments[0], place) for place in group if place]
-    return _AGGREGATES[function.name]([value for value in values if value is not None])
+    values = [value(arguments[0], place) for place in group if place]
+    return _AGGREGATES[function.name]([each for each in values if each is not None])
 
 
 def _ordered(answers: list[tuple[list[Place], Place]], clause: Any) -> list[tuple[list[Place], Place]]:
@@ -145,88 +183,3 @@ def _ordered(answers: list[tuple[list[Place], Place]], clause: Any) -> list[tupl
         return int(left > right) - int(left < right)
 
     return sorted(answers, key=cmp_to_key(lambda a, b: -compare(a, b) if down else compare(a, b)))
-
-
-def _value(clause: Any, place: Place) -> Any:
-    reader = _READERS.get(clause.__visit_name__)
-    if reader is None:
-        raise NotInProcess(f"the expression {clause}")
-    return reader(clause, place)
-
-
-def _column(clause: Any, place: Place) -> Any:
-    value = place[clause.table.name][clause.name]
-    return of_json(value) if isinstance(clause.type, JSONB) and isinstance(value, str) else value
-
-
-def _bound(clause: Any, _: Place) -> Any:
-    value = clause.effective_value
-    if isinstance(value, list | tuple):
-        return [str(each) if isinstance(each, UUID) else each for each in value]
-    return str(value) if isinstance(value, UUID) else value
-
-
-def _binary(clause: Any, place: Place) -> Any:
-    left = _value(clause.left, place)
-    if clause.operator in _IDENTITY:
-        return (left is _value(clause.right, place)) is _IDENTITY[clause.operator]
-    work = _OPERATORS.get(clause.operator)
-    if work is None:
-        raise NotInProcess(f"the expression {clause}")
-    right = _value(clause.right, place)
-    return None if left is None or right is None else work(left, right)
-
-
-def _several(clause: Any, place: Place) -> Any:
-    if clause.operator is operators.and_:
-        return all(_value(each, place) for each in clause.clauses)
-    if clause.operator is operators.or_:
-        return any(_value(each, place) for each in clause.clauses)
-    return [_value(each, place) for each in clause.clauses]
-
-
-def _unary(clause: Any, place: Place) -> Any:
-    if clause.operator is operators.inv:
-        value = _value(clause.element, place)
-        return None if value is None else not value
-    raise NotInProcess(f"the expression {clause}")
-
-
-def _function(clause: Any, place: Place) -> Any:
-    if clause.name == "now":
-        return place[_MOMENT]["now"]
-    values = [_value(each, place) for each in clause.clauses]
-    if clause.name == "coalesce":
-        return next((value for value in values if value is not None), None)
-    work = _FUNCTIONS.get(clause.name)
-    if work is None:
-        raise NotInProcess(f"the function {clause.name}")
-    return None if None in values else work(*values)
-
-
-def _written(clause: Any, place: Place) -> Any:
-    """A condition that is written out, so that Postgres sees the constant: `table.column = 'value'`."""
-    found = _WRITTEN.fullmatch(clause.text.strip())
-    if found is None or found["table"] not in place:
-        raise NotInProcess(f"the expression {clause}")
-    return place[found["table"]][found["column"]] == found["value"]
-
-
-_READERS: dict[str, Callable[[Any, Place], Any]] = {
-    "column": _column,
-    "bindparam": _bound,
-    "binary": _binary,
-    "textclause": _written,
-    "clauselist": _several,
-    "expression_clauselist": _several,
-    "tuple": lambda clause, place: tuple(_value(each, place) for each in clause.clauses),
-    "grouping": lambda clause, place: _value(clause.element, place),
-    "label": lambda clause, place: _value(clause.element, place),
-    "cast": lambda clause, place: _value(clause.clause, place),
-    "type_coerce": lambda clause, place: _value(clause.clause, place),
-    "function": _function,
-    "unary": _unary,
-    "null": lambda _, __: None,
-    "true": lambda _, __: True,
-    "false": lambda _, __: False,
-}

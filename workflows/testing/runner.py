@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import wraps
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import structlog
+from sqlalchemy import Select
+from sqlalchemy.orm import InstrumentedAttribute
 
 from ...tasks.database import Database
 from ...tasks.errors import ConfigurationError, NotInProcess, Stalled, WaitTimeout
@@ -23,13 +26,52 @@ from ...tasks.settings import Settings, load
 from ..client import Client
 from ..dispatch import Dispatcher
 from ..hints import did_you_mean
+from ..listener import Listener
+from ..queries import Queries
 from ..records import Run
+from ..rollcall import Need
+from ..search import Search, found, moment
 from ..states import STEP_ENDS
+from ..tables import RunRow
+from ..verbs import id_of
 from .bodies import Moment, WorkerCrash
 from .clock import START, Clock
 from .stack import HandEngine
 
 _PATIENCE = 10_000  # moments that `wait` looks at before it gives up
+
+
+class HandListener(Listener):
+    """Calls back when a run is announced as ended, in the thread of the test."""
+
+    def __init__(self) -> None:
+        super().__init__("in-process")
+
+    @contextmanager
+    def subscribed(self, run: str, callback: Callable[[], None]) -> Iterator[None]:
+        """Have `callback` called each time `run` is announced."""
+        self._waiting[run].append(callback)
+        try:
+            yield
+        finally:
+            self._waiting[run].remove(callback)
+
+    def tell(self, run: str) -> None:
+        """Call back whoever waits for this run."""
+        self._tell(run)
+
+
+class HandQueries(Queries):
+    """Reads of the journal in memory. The ids of its runs do not tell its time, so that has to be looked at."""
+
+    @staticmethod
+    def _found(
+        statement: Select[*tuple[Any, ...]], wanted: Search
+    ) -> tuple[Select[*tuple[Any, ...]], InstrumentedAttribute[UUID]]:
+        """The statement on runs with these conditions, and the column of the ids."""
+        since = wanted.since
+        statement, place = found(statement, wanted._replace(since=None))
+        return statement if since is None else statement.where(RunRow.created_at >= moment(since)), place
 
 
 class Runner(Client):
@@ -48,6 +90,8 @@ class Runner(Client):
         _log_through_the_standard_library()
         super().__init__(settings)
         self._durations = self._engine.durations
+        self._hearing = self._listener = HandListener()
+        self._queries = HandQueries(self.database)
 
     def _make_database(self) -> Database:
         return self._engine.database
@@ -87,9 +131,10 @@ class Runner(Client):
 
     @contextmanager
     def ended(self, run: Run | str, callback: Callable[[], None]) -> Iterator[None]:
-        """Not in one thread. Raises NotInProcess."""
-        raise NotInProcess("ended(), for no other thread could call back: use wait()")
-        yield
+        """Have `callback()` called when the run is announced as ended: in this thread, before a method returns."""
+        with self._listener.subscribed(id_of(run), callback):
+            yield
+            self._settle()
 
     # --- time
 
@@ -172,8 +217,14 @@ class Runner(Client):
         self._engine.messages.lose()
 
     def _settle(self) -> None:
-        if not self._engine.bounds.busy:  # a body called: what it began goes on when it is over
-            self._engine.settle(working=self._working)
+        if self._engine.bounds.busy:  # a body called: what it began goes on when it is over
+            return
+        self._engine.settle(working=self._working)
+        while self._engine.store.ended:
+            self._hearing.tell(self._engine.store.ended.pop(0))
+
+    def _missing(self, needs: Iterable[Need]) -> str | None:
+        return None if self._working else "nobody takes messages: leave without_workers(), or call work()"
 
 
 def _at_once(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,6 +234,8 @@ def _at_once(verb: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Runner, *arguments: Any, **options: Any) -> Any:
         if options.get("connection") is not None:
             raise NotInProcess("connection=, for there is no database whose transaction the run could join")
+        if isinstance(options.get("since"), timedelta):
+            options["since"] = self.now - options["since"]  # by the clock of the test
         try:
             answer = verb(self, *arguments, **options)
         except NotInProcess as error:

@@ -43,16 +43,20 @@ def open_run(
         other["state"] in OPEN for other in store.where("run", workflow=workflow, single=single)
     ):
         return []
-    ends = None if deadline is None else store.clock.now() + timedelta(seconds=deadline)
+    begun = store.clock.now()
+    ends = None if deadline is None else begun + timedelta(seconds=deadline)
     parent = None if columns["parent_run"] is None else store.get("run", columns["parent_run"])
     if parent is not None:  # a child has no more time than its parent
         ends = min((each for each in (ends, parent["deadline_at"]) if each is not None), default=None)
+    if store.get("pause", "workflow", workflow) is not None:
+        columns["state"] = "paused"
     row = store.insert(
         "run",
         id=run,
         correlation_id=correlation,
         params=jsonb(params),
         hooks=None if hooks is None else jsonb(hooks),
+        created_at=begun,
         deadline_at=ends,
         **columns,
     )
@@ -118,7 +122,8 @@ def tell(store: Store, *, run: str, kind: str, idx: int | None, detail: str) -> 
 
 @does(SQL["notify"])
 def notify(store: Store, *, run: str) -> Rows:
-    """Nobody waits in another process; whose child the run is."""
+    """Who waits for the run here is told when its turn has come; whose child the run is."""
+    store.ended.append(run)
     row = store.get("run", run)
     return [] if row is None else [(row["parent_run"], row["parent_idx"], row["follow"], "")]
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
-from ...tasks.errors import NotInProcess, StepTimeout
+from ...tasks.errors import ExecutionError, HeartbeatTimeout, NotInProcess, StepTimeout
 from ...tasks.settings import Settings
 from .. import foreign, recovery, registry
 from ..admission import Admission
@@ -23,9 +23,10 @@ from ..bundle import Bundle
 from ..dispatch import Dispatcher, is_ranked
 from ..durations import Durations
 from ..engine import Engine
-from ..keeper import Keeper, Watched
+from ..keeper import Held, Keeper, Watched
 from ..limits import Guard
 from ..records import Ready, Span
+from . import purging
 from .bodies import Bodies, WorkerCrash
 from .clock import NEVER, Clock
 from .database import MemoryDatabase
@@ -38,10 +39,10 @@ _ROUNDS = 1000  # of ticks and work without a pause, before it is called a loop
 class HandClock(Guard):
     """Holds bodies to their limits by the clock that the test moves."""
 
-    def __init__(self, clock: Clock, look: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, keeper: HandKeeper) -> None:
         # Not that of a real guard, which takes the process's alarm signal.
         self._clock = clock
-        self._look = look
+        self._keeper = keeper
         self._bounds: list[tuple[datetime, float]] = []
         self.turn = 0
 
@@ -54,7 +55,7 @@ class HandClock(Guard):
             value = body()
         finally:
             self._bounds.pop()
-            self._look()
+            self._keeper.look()
         if self._clock.time > end:
             raise StepTimeout(timeout)
         return value
@@ -69,15 +70,19 @@ class HandClock(Guard):
             return self.call(lambda: beside.submit(asyncio.run, coroutine).result(), timeout, grace)
 
     def spend(self, span: timedelta) -> None:
-        """The body at hand takes this long. Raises StepTimeout in it where that is longer than it may."""
+        """The body at hand takes this long. Raises StepTimeout or HeartbeatTimeout in it where that is too long."""
         later = self._clock.time + span
-        for end, timeout in self._bounds:
-            if later > end:
-                self._clock.move(end)
-                self._look()
-                raise StepTimeout(timeout)
-        self._clock.move(later)
-        self._look()
+        limits: list[tuple[datetime, ExecutionError]] = [
+            (end, StepTimeout(timeout)) for end, timeout in self._bounds
+        ]
+        limits += [
+            (end, HeartbeatTimeout(silence)) for end, silence in self._keeper.silences(self._clock.time)
+        ]
+        end, error = min(limits, key=lambda limit: limit[0])
+        self._clock.move(min(later, end))
+        self._keeper.look()
+        if later > end:
+            raise error
 
     @property
     def busy(self) -> bool:
@@ -97,6 +102,7 @@ class HandKeeper(Keeper):
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine.journal, engine.settings)
         self._watched: list[Watched] = []
+        self._beats: tuple[Held, float, datetime] | None = None  # the last sign of life, and when that was
 
     def watch(self, bundle: Watched) -> None:
         """Look after a bundle until `unwatch`."""
@@ -105,6 +111,20 @@ class HandKeeper(Keeper):
     def unwatch(self, bundle: Watched) -> None:
         """The bundle is over."""
         self._watched.remove(bundle)
+
+    def silences(self, now: datetime) -> Iterator[tuple[datetime, float]]:
+        """When the body at hand will have been silent for too long, and how long that is.
+
+        Nothing moves the clock between two calls, so a sign of life that is new was given now.
+        """
+        for each in self._watched:
+            held = each.current
+            if held is None or held.silence is None or held.context is None:
+                continue
+            beaten = held.context.beaten
+            if self._beats is None or self._beats[0] is not held or self._beats[1] != beaten:
+                self._beats = (held, beaten, now)
+            yield self._beats[2] + timedelta(seconds=held.silence), held.silence
 
     def look(self) -> None:
         """Renew the leases of the bodies at hand, keep their progress, tell them what they lost."""
@@ -201,7 +221,7 @@ class HandEngine(Engine):
         self.admission.patience = 0.0  # the clock here does not move while somebody waits
         self.hand = self.keeper = HandKeeper(self)
         self.bodies = self.actions = Bodies(registry.actions)
-        self.bounds = HandClock(clock, self.hand.look)
+        self.bounds = HandClock(clock, self.hand)
 
     @property
     def worker(self) -> str:
@@ -233,6 +253,7 @@ class HandEngine(Engine):
     def _tick(self) -> bool:
         """One round of recovery; whether it did anything."""
         done = 0
+        self.journal.beat("tick", {"worker": self.worker})
         for chore in recovery.CHORES.values():
             try:
                 done += chore(self)
@@ -251,6 +272,7 @@ class HandEngine(Engine):
             for step in self.store.where("step", state="ready", sent=True)
             if (step["run_id"], step["idx"]) not in queued
         ]
+        moments += [moment for moment in purging.expiries(self.store, self.settings) if moment > now]
         return min(moments, default=None)
 
 

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from . import beginnings, control, effects, growth, limits, rows, runs, schedules, steps, upkeep, waiting
+from . import (
+    beginnings,
+    control,
+    effects,
+    growth,
+    limits,
+    pauses,
+    purging,
+    reruns,
+    rows,
+    runs,
+    schedules,
+    steps,
+    upkeep,
+    waiting,
+)
 from .counterparts import COPY, STATEMENTS
 
 __all__ = [
@@ -13,6 +28,9 @@ __all__ = [
     "effects",
     "growth",
     "limits",
+    "pauses",
+    "purging",
+    "reruns",
     "rows",
     "runs",
     "schedules",

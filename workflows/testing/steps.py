@@ -81,9 +81,16 @@ def claim(
             continue
         if step["attempt"] != step["failures"] and len(idx) > 1:
             continue  # it took a worker down: it is claimed alone
+        if paused_queue(store, step["queue"]):
+            continue
         step = _lease(store, step, lease, worker, min(seconds, limit_of(step, timeout, grace)))
         found.append(_taken(step, row))
     return found
+
+
+def paused_queue(store: Store, queue: str) -> bool:
+    """Whether nothing of a queue may begin."""
+    return store.get("pause", "queue", queue) is not None
 
 
 def limit_of(step: Row, timeout: float, grace: float) -> float:
@@ -142,7 +149,7 @@ def claim_ranked(
         for step in sorted(ready, key=lambda step: (-step["priority"], -step["rank"], step["idx"]))
         if step["sent"] and step["attempt"] == step["failures"] and step["action"] in actions
     ]
-    if row is None or not top or row["state"] not in ("pending", "running"):
+    if row is None or not top or row["state"] not in ("pending", "running") or paused_queue(store, queue):
         return []
     if row["state"] == "pending":
         store.update("run", row, state="running", started_at=store.clock.now())
@@ -329,6 +336,14 @@ def results(store: Store, *, run: str, idx: Sequence[int]) -> Rows:
     """The results of these steps."""
     found = [store.get("step", run, each) for each in idx]
     return [(step["idx"], of_json(step["result"])) for step in found if step is not None]
+
+
+@does(SQL["result_of"])
+def result_of(store: Store, *, run: str, names: Sequence[str]) -> Rows:
+    """The result of a step by name; of a map that of the row behind it."""
+    found = [step for step in store.where("step", run_id=run) if step["name"] in names]
+    last = max(found, key=lambda step: str(step["name"]), default=None)
+    return [] if last is None else [(of_json(last["result"]),)]
 
 
 @does(SQL["names"])

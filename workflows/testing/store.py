@@ -72,9 +72,18 @@ TRIGGERS: dict[str, list[Callable[[Store, Row, Row], None]]] = defaultdict(list)
 
 # Columns by which rows are looked for, the best first: a run's rows are few among those of a hundred runs.
 _INDEXES = {
-    "run": ("id", "workflow", "parent_run", "origin", "state"),
+    "run": ("id", "parent_run", "origin", "follow", "workflow", "state"),
     "step": ("run_id", "state"),
+    "permit": ("gate", "run_id"),
     **dict.fromkeys(("event", "signal", "dead_letter", "run_tag"), ("run_id",)),
+}
+
+# Where something is still to happen: the states of rows that may name it. Those of other tables tell the past.
+_AHEAD: dict[str, tuple[str, ...]] = {
+    "run": ("pending", "running", "paused"),
+    "step": ("ready", "running", "parked"),
+    "gate": (),
+    "schedule": (),
 }
 
 
@@ -84,6 +93,7 @@ class Store:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self._tables = {table.name: _Rows(table, clock) for table in StepRow.metadata.tables.values()}
+        self.ended: list[str] = []  # runs whose end was announced, and nobody told yet who waits for it
         self._undo: list[tuple[_Rows, Key, Row | None]] = []
         self._depth = 0
 
@@ -126,10 +136,16 @@ class Store:
         return self._tables[table].where(equal)
 
     def moments(self) -> Iterator[datetime]:
-        """Every point in time that any row names."""
-        for table in self._tables.values():
-            for row in table.rows.values():
-                yield from (row[name] for name in table.moments if row[name] is not None)
+        """Every point in time at which something may happen."""
+        for name, states in _AHEAD.items():
+            table = self._tables[name]
+            found = (
+                [row for state in states for row in table.where({"state": state})]
+                if states
+                else self.all(name)
+            )
+            for row in found:
+                yield from (row[each] for each in table.moments if row[each] is not None)
 
     def columns(self, table: str) -> Table:
         """What a table looks like."""

@@ -10,20 +10,21 @@ from datetime import timedelta
 
 from ..journal import SQL
 from .counterparts import Rows, does
-from .steps import limit_of
+from .steps import limit_of, paused_queue
 from .store import Store, jsonb, of_json
 from .waiting import announced
 
 
 @does(SQL["ready_queues"])
 def ready_queues(store: Store) -> Rows:
-    """The queues that have ready steps."""
-    return [(queue,) for queue in sorted({step["queue"] for step in store.where("step", state="ready")})]
+    """The queues that have ready steps and are not paused."""
+    queues = {step["queue"] for step in store.where("step", state="ready")}
+    return [(queue,) for queue in sorted(queues) if not paused_queue(store, queue)]
 
 
 @does(SQL["take_ready"])
 def take_ready(store: Store, *, queue: str, sent: bool, age: float, limit: int) -> Rows:
-    """Ready steps of a queue to be announced, the longest due first."""
+    """Ready steps of a queue to be announced, the longest due first; no workflow comes with those of a paused run."""
     latest = store.clock.now() - timedelta(seconds=age)
     found = [
         step
@@ -32,7 +33,8 @@ def take_ready(store: Store, *, queue: str, sent: bool, age: float, limit: int) 
     ]
     found.sort(key=lambda step: step["due_at"])
     now = store.clock.now()
-    return [announced(store, store.update("step", step, sent=True, due_at=now)) for step in found[:limit]]
+    taken = [store.update("step", step, sent=True, due_at=now) for step in found[:limit]]
+    return [announced(store, step, paused=False) for step in taken]
 
 
 @does(SQL["suspect"])

@@ -91,15 +91,20 @@ def take_woken(store: Store, *, run: str, idx: int) -> Rows:
 def take_due(store: Store, *, limit: int) -> Rows:
     """Wakes the parked steps whose time has come."""
     now = store.clock.now()
-    due = [s for s in store.where("step", state="parked") if s["wait"] is not None and s["due_at"] <= now]
+    due = [
+        step
+        for step in store.where("step", state="parked")
+        if step["wait"] is not None and step["due_at"] <= now and step["waits_for"] != "start"
+    ]
     due.sort(key=lambda step: step["due_at"])
     return [announced(store, rouse(store, step, "time")) for step in due[:limit]]
 
 
-def announced(store: Store, step: Row) -> tuple[object, ...]:
-    """A step to publish, with its run and workflow."""
+def announced(store: Store, step: Row, *, paused: bool = True) -> tuple[object, ...]:
+    """A step to publish, with its run and workflow (or without that, where the run is paused)."""
     run = store.get("run", step["run_id"])
-    return (step["run_id"], None if run is None else run["workflow"], *ready(step))
+    workflow = None if run is None or (run["state"] == "paused" and not paused) else run["workflow"]
+    return (step["run_id"], workflow, *ready(step))
 
 
 @does(SQL["cancelled_tasks"])

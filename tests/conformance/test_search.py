@@ -1,0 +1,116 @@
+"""Runs are found, counted, done something to in bulk, kept and deleted alike on the engine and in-process."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+import steps
+from sides import Side
+
+from trellis.tasks.errors import DefinitionError, NotFound, StateError
+from trellis.workflows import RunState, Workflow
+
+
+def held(name: str) -> Workflow:
+    """A workflow that waits to be told."""
+    wf = Workflow(name, register=False)
+    wf.wait_for("hold", "go")
+    return wf
+
+
+def test_runs_are_found_by_tags_state_and_age(side: Side, wf: Workflow) -> None:
+    """All tags have to be there; pages and counts hold to the same conditions."""
+    wf.step("only", steps.noop)
+    tags = (["x", "odd"], ["x", "even"], ["x", "odd", "last"])
+    runs = []
+    for each in tags:
+        runs.append(side.finish(wf, tags=[f"{wf.name}-{tag}" for tag in each]).id)
+        side.pass_time(0.1)
+    x, odd, last = (f"{wf.name}-{tag}" for tag in ("x", "odd", "last"))
+
+    def ids(**wanted: object) -> list[str]:
+        found = [run.id for run in side.client.list(**wanted)]  # type: ignore[arg-type]
+        wanted.pop("limit", None)
+        before = wanted.pop("before", None)
+        assert before or len(found) in (2, side.client.count(**wanted))  # type: ignore[arg-type]
+        return found
+
+    assert ids(tags=[x]) == runs[::-1]
+    assert ids(tags=[x, odd]) == [runs[2], runs[0]]
+    assert ids(tags=[x], limit=2) == [runs[2], runs[1]]
+    assert ids(tags=[x], limit=2, before=runs[1]) == [runs[0]]
+    assert ids(tags=[odd, last], workflow=wf.name, state="succeeded") == [runs[2]]
+    assert ids(tags=[x], state=RunState.FAILED) == ids(tags=[x], workflow="another") == []
+    side.pass_time(0.2)
+    assert ids(tags=[x], since=timedelta(seconds=0.2)) == []
+    assert (
+        ids(tags=[x], since=timedelta(hours=1))
+        == ids(workflow=wf.name, since=timedelta(hours=1))
+        == runs[::-1]
+    )
+    begun = side.client.get(runs[1]).created_at - timedelta(seconds=0.05)
+    assert ids(workflow=wf.name, since=begun) == [runs[2], runs[1]]
+    assert side.client.count(tags=[x], at_most=1) == 2
+    for wrong in ({"state": "over"}, {"tags": [""]}, {"since": begun.replace(tzinfo=None)}):
+        with pytest.raises(DefinitionError):
+            side.client.list(**wrong)  # type: ignore[arg-type]
+
+
+def test_many_runs_are_done_something_to_at_once(side: Side, wf: Workflow) -> None:
+    """A dry run counts, and does nothing; each verb finds the runs that it fits."""
+    runs = [side.client.start(held(wf.name), tags=[wf.name]) for _ in range(3)]
+    side.eventually(lambda: all(side.states(run)["hold"] == "parked" for run in runs))
+    bulk = side.client.bulk
+    assert bulk("cancel", wf.name, dry_run=True) == (3, 0, [])
+    assert bulk("pause", tags=[wf.name]) == (3, 3, [])
+    assert bulk("resume", wf.name, since=timedelta(hours=1)) == (3, 3, [])
+    assert bulk("cancel", wf.name) == (3, 3, [])
+    assert bulk("retry", wf.name, dry_run=True).matched == 3
+    assert bulk("retry", wf.name, state="cancelled") == (3, 3, [])
+    assert {side.client.get(run).state for run in runs} == {RunState.RUNNING}
+    assert bulk("cancel", wf.name).done == 3
+    assert bulk("delete", wf.name) == (3, 3, [])
+    assert side.client.list(wf.name) == []
+    for verb, wanted in (("forget", {"workflow": "a"}), ("cancel", {}), ("retry", {"state": "running"})):
+        with pytest.raises(DefinitionError):
+            bulk(verb, **wanted)  # type: ignore[arg-type]
+
+
+def test_a_run_is_deleted_whole_when_nobody_needs_it(side: Side, wf: Workflow) -> None:
+    """Its artifacts too; one that is open, or that another one uses, is refused."""
+    held_run = side.client.start(held("open"))
+    with pytest.raises(StateError, match="cancel it before you delete it"):
+        side.client.delete(held_run)
+    side.client.cancel(held_run)
+    wf.step("read", steps.reads, file=wf.step("write", steps.writes, text="abc"))
+    run = side.finish(wf, tags=[wf.name])
+    again = side.client.wait(side.client.rerun(run, from_step="read"), timeout=60)
+    assert side.client.result(again) == {"read": "abc"}
+    with pytest.raises(StateError, match=f"run {run.id} is needed by run {again.id}, which repeats it"):
+        side.client.delete(run)
+    for each in (again, run):
+        side.client.delete(each)
+        with pytest.raises(NotFound):
+            side.client.get(each)
+    assert side.client.list(tags=[wf.name]) == []
+
+
+def test_runs_go_when_they_were_kept_for_long_enough(side: Side, wf: Workflow) -> None:
+    """As it is said for their workflow; others stay."""
+    wf.step("only", steps.noop)
+    other = Workflow(f"{wf.name}-other", register=False)
+    other.step("only", steps.noop)
+    run, stays = side.finish(wf), side.finish(other)
+    side.client.retain(wf.name, timedelta(seconds=0.3))
+    assert [(each.workflow, each.keep) for each in side.client.retentions()] == [
+        (wf.name, timedelta(seconds=0.3))
+    ]
+    side.eventually(lambda: side.client.count(wf.name) == 0)
+    side.client.retain(wf.name, None)
+    assert side.client.retentions() == []
+    with pytest.raises(NotFound):
+        side.client.get(run)
+    assert side.client.get(stays).state is RunState.SUCCEEDED
+    with pytest.raises(DefinitionError, match="give a span of time above 0"):
+        side.client.retain(wf.name, timedelta(0))

@@ -1,0 +1,137 @@
+"""How long runs are kept, and their end, said plainly.
+
+The law: a function does what the statement of its name in sql/control.sql does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+from ...tasks.settings import Settings
+from ..control import SQL
+from .control import ENDED
+from .counterparts import Rows, does
+from .store import Row, Store
+
+_BELONGS = ("step", "event", "signal", "permit", "dead_letter", "run_tag")
+
+
+@does(SQL["retains_anything"])
+def retains_anything(store: Store) -> Rows:
+    """Whether anything is said on how long runs are kept."""
+    return [(bool(store.all("retention")),)]
+
+
+@does(SQL["retain"])
+def retain(store: Store, *, workflow: str, runs: timedelta) -> None:
+    """So long for this workflow."""
+    row = store.get("retention", workflow)
+    if row is None:
+        store.insert("retention", workflow=workflow, runs=runs)
+    else:
+        store.update("retention", row, runs=runs)
+
+
+@does(SQL["retain_default"])
+def retain_default(store: Store, *, workflow: str) -> None:
+    """As the setting says."""
+    for row in store.where("retention", workflow=workflow):
+        store.delete("retention", row)
+
+
+@does(SQL["retentions"])
+def retentions(store: Store) -> Rows:
+    """What is said for single workflows."""
+    return [(row["workflow"], row["runs"]) for row in sorted(store.all("retention"), key=_workflow)]
+
+
+def expiry(store: Store, run: Row, default: timedelta | None) -> datetime | None:
+    """When a run that is over may go; None: as long as it, or another one that needs it, is there."""
+    said = store.get("retention", run["workflow"])
+    keep = default if said is None else said["runs"]
+    if keep is None or run["finished_at"] is None or _needed_by(store, run["id"]):
+        return None
+    try:
+        ends: datetime = run["finished_at"] + keep
+    except OverflowError:  # for ever
+        return None
+    return ends
+
+
+def expiries(store: Store, settings: Settings) -> Iterator[datetime]:
+    """When runs that are over may go."""
+    days = settings.retention_days
+    default = None if days is None else timedelta(days=days)
+    if default is None and not store.all("retention"):
+        return
+    for run in store.all("run"):
+        moment = expiry(store, run, default)
+        if moment is not None:
+            yield moment + timedelta(milliseconds=1)  # later than that, and not at it
+
+
+@does(SQL["expired_runs"])
+def expired_runs(store: Store, *, default: timedelta | None, limit: int) -> Rows:
+    """Runs that are over for longer than they are kept, and that nobody needs."""
+    now = store.clock.now()
+    late = [(ends, run) for run in store.all("run") if (ends := expiry(store, run, default)) and ends < now]
+    late.sort(key=lambda found: (found[1]["workflow"], found[1]["finished_at"]))
+    return [(run["id"], run["steps"]) for _, run in late[:limit]]
+
+
+def _needed_by(store: Store, run: str) -> list[tuple[str, str]]:
+    repeats = [(row["id"], "repeats it") for row in store.where("run", origin=run, origin_kind="rerun")]
+    row = store.get("run", run)
+    parent = None if row is None or row["parent_run"] is None else store.get("run", row["parent_run"])
+    return [*repeats, *([] if parent is None else [(parent["id"], "had it as a step")])]
+
+
+@does(SQL["needed_by"])
+def needed_by(store: Store, *, run: str) -> Rows:
+    """A run that uses what this one has kept."""
+    return [*_needed_by(store, run)][:1]
+
+
+@does(SQL["take_dead"])
+def take_dead(store: Store, *, runs: Sequence[object]) -> Rows:
+    """Those of these runs that are over, marked, so that nobody opens them again."""
+    found = [store.get("run", str(each)) for each in runs]
+    over = [row for row in found if row is not None and row["state"] in ENDED]
+    return [(store.update("run", row, missing=-1, follow=False)["id"],) for row in over]
+
+
+@does(SQL["delete_steps"])
+def delete_steps(store: Store, *, run: str, limit: int) -> Rows:
+    """Some steps of a run."""
+    found = sorted(store.where("step", run_id=run), key=lambda step: int(step["idx"]))[:limit]
+    for step in found:
+        store.delete("step", step)
+    return [(step["idx"],) for step in found]
+
+
+@does(SQL["delete_events"])
+def delete_events(store: Store, *, run: str, limit: int) -> Rows:
+    """Some events of a run."""
+    found = store.where("event", run_id=run)[:limit]
+    for event in found:
+        store.delete("event", event)
+    return [(event["id"],) for event in found]
+
+
+@does(SQL["delete_runs"])
+def delete_runs(store: Store, *, runs: Sequence[object]) -> Rows:
+    """Runs, with all that belongs to them."""
+    answer: Rows = []
+    for run in map(str, runs):
+        for table in _BELONGS:
+            for row in store.where(table, run_id=run):
+                store.delete(table, row)
+        for row in store.where("run", id=run):
+            store.delete("run", row)
+            answer.append((run,))
+    return answer
+
+
+def _workflow(row: Row) -> str:
+    return str(row["workflow"])
