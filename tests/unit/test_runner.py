@@ -190,6 +190,67 @@ def test_a_body_that_takes_its_time_meets_its_timeout(runner: Runner) -> None:
     assert caught == ["StepTimeout"]
 
 
+def test_a_body_that_takes_its_time_says_that_it_is_alive(runner: Runner) -> None:
+    """Time moves by `advance`; between two signs of life no more of it than the step's heartbeat."""
+
+    def body(ctx: Context) -> None:
+        for _ in range(5):
+            runner.advance(seconds=2)
+            ctx.heartbeat()
+        runner.advance(seconds=silence)
+
+    runner.replace(steps.beats, body)
+    silence = 2
+    lively = one(steps.beats, heartbeat=3, progress=None)
+    assert runner.wait(runner.start(lively)).state is RunState.SUCCEEDED
+    silence, begin = 4, runner.now
+    with pytest.raises(
+        RunFailed, match="HeartbeatTimeout: the body was silent for longer than its heartbeat of 3 s"
+    ):
+        runner.result(runner.start(lively))
+    assert timedelta(seconds=13) <= runner.now - begin < timedelta(seconds=14)
+
+
+def test_runs_are_kept_as_long_as_it_is_said(runner: Runner) -> None:
+    """By the clock of the test, for a workflow or by the setting."""
+    runner.retain("one", timedelta(days=3))
+    run = runner.start(one(steps.noop))
+    runner.advance(days=2, hours=23)
+    assert runner.get(run).finished
+    runner.advance(hours=2)
+    assert runner.list() == []
+    with Runner(now=NOW, retention_days=1) as other:
+        other.start(one(steps.noop))
+        other.advance(hours=23)
+        assert other.count() == 1
+        other.advance(hours=2)
+        assert other.count() == 0
+
+
+def test_ages_are_those_of_the_clock(runner: Runner) -> None:
+    """Of runs and of dead letters."""
+    runner.start(one(steps.fails))
+    runner.advance(hours=2)
+    late = runner.start(one(steps.fails))
+    assert [run.id for run in runner.list(since=timedelta(hours=1))] == [late.id]
+    assert [run.id for run in runner.list(since=NOW + timedelta(hours=1))] == [late.id]
+    assert runner.count(since=timedelta(hours=3)) == 2
+    assert [letter.run for letter in runner.dead_letters(since=timedelta(hours=1))] == [late.id]
+
+
+def test_why_says_that_nobody_works(runner: Runner) -> None:
+    """And, where somebody does, what a run waits for."""
+    with runner.without_workers():
+        run = runner.start(one(steps.noop))
+        assert [reason.text for reason in runner.why(run)] == [
+            "1 step ('only') is ready, but nobody takes messages: leave without_workers(), or call work()"
+        ]
+    wf = Workflow("two", register=False)
+    wf.wait_for("hold", "go")
+    assert [reason.text for reason in runner.why(runner.start(wf))] == ["step 'hold' waits for signal 'go'"]
+    assert runner.why(run) == []
+
+
 def test_a_body_may_cancel_its_own_run(runner: Runner) -> None:
     """It hears of it at its next look, and its result does not count."""
     heard = []

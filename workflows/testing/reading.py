@@ -35,12 +35,17 @@ def rows(store: Store, statement: Select[*tuple[Any, ...]]) -> Sequence[Any]:
 
 @cache
 def _maker(names: tuple[str, ...]) -> Any:
-    return namedtuple("make", names, rename=True)  # type: ignore[misc]
+    return namedtuple("make", names, rename=True)
 
 
 def _columns(statement: Any) -> list[Any]:
     """As they were given: what SQLAlchemy makes of them for its own purposes costs more than all the rest."""
-    return list(statement._raw_columns)
+    given = statement._raw_columns
+    return [
+        column
+        for each in given
+        for column in (each.columns if each.__visit_name__ == "subquery" else (each,))
+    ]
 
 
 def _answer(store: Store, statement: Any) -> list[list[Any]]:
