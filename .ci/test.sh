@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests in parallel: `.ci/test.sh [PYTEST ARGUMENT ...]`. Its last line is pytest's closing line.
 #
-#   WORKERS=N    test processes (the number of cores, four at most: each has real Celery workers under it)
+#   WORKERS=N    test processes (four: each has real Celery workers under it, and waits for them most of its time)
 #   COVERAGE=1   measures the package's lines in every process, Celery's pool children as well, and fails
 #                under the limit that pyproject.toml sets
 #
@@ -10,12 +10,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-if [ -z "${WORKERS:-}" ]; then
-  WORKERS=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-  [ "$WORKERS" -le 4 ] || WORKERS=4
-fi
 # worksteal: a few fault tests last a hundred times as long as a unit test, and no file is a fair share.
-arguments=(--numprocesses "$WORKERS" --dist worksteal "$@")
+arguments=(--numprocesses "${WORKERS:-4}" --dist worksteal "$@")
 
 if [ -z "${COVERAGE:-}" ]; then
   exec .venv/bin/pytest "${arguments[@]}"

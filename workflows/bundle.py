@@ -28,6 +28,7 @@ from .joint import Joint
 from .journal import Ahead
 from .keeper import Held
 from .natives import NATIVES, Native
+from .pacing import is_early
 from .parts import Parts
 from .records import Claimed, Completed, Json, Outcome, Parked, Ready
 from .registry import ActionInfo
@@ -259,7 +260,7 @@ class Bundle:
             return None  # the run was ended meanwhile
         except Exception as error:
             return failed(step, error, began)
-        if not effects.noted(step) and self._is_early(step):
+        if not effects.noted(step) and is_early(self._parts.journal, self._parts.admission, self._run, step):
             return None
         if effects.policy(step.options) is not None:
             return effects.run(self._parts.journal, self._run, step, info, inputs, self._execute)
@@ -285,6 +286,8 @@ class Bundle:
         self.current = held
         try:
             outcome = execute(step, info.contract, inputs, context, watch, settings)
+            if joint.lost:
+                raise psycopg.OperationalError("the connection of ctx.transaction() broke")
             if joint.open and outcome.state is StepState.SUCCEEDED and held.lost_at is None:
                 return self._commit(joint, held, outcome)
         except SystemExit:
@@ -324,22 +327,6 @@ class Bundle:
         except RunTooLarge as error:
             return failed(step, error, outcome.ended - outcome.ran)
         return None
-
-    def _is_early(self, step: Claimed) -> bool:
-        """Whether a rate does not let this body begin yet: then the step is parked until it does.
-
-        A moment is waited for here: those that come late at once would else begin at once.
-        """
-        rate = (step.options or {}).get("rate")
-        if rate is None or (step.wait or {}).get("slot") == step.attempt:  # it waited for this attempt's slot
-            return False
-        seconds = self._parts.admission.pace(rate)
-        if seconds > self._parts.admission.patience:
-            note = {"slot": step.attempt}
-            self._parts.journal.park(self._run, Parked(step.idx, step.lease, "slot", note, seconds))
-            return True
-        time.sleep(seconds)
-        return False
 
     def _was_stopped(self, held: Held, outcome: Outcome) -> bool:
         """Whether the body was stopped from outside and its step has been given back, or put aside in doubt."""

@@ -36,6 +36,11 @@ class Joint:
         """Whether the body has asked for it."""
         return self._connection is not None
 
+    @property
+    def lost(self) -> bool:
+        """Whether the body has asked for it and its connection broke since: an outage, not the body's failure."""
+        return self._connection is not None and self._connection.closed
+
     @contextmanager
     def part(self) -> Iterator[Connection]:
         """A part of it: an exception takes back what this part did, and leaves the rest."""

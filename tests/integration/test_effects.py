@@ -17,6 +17,7 @@ from stack import Stack, eventually
 from trellis.tasks.errors import DefinitionError, NotFound, RunFailed, StateError
 from trellis.workflows import AsyncClient, Happened, Retry, Workflow, action, registry
 from trellis.workflows.records import Outcome
+from trellis.workflows.recovery import tick
 from trellis.workflows.states import RunState, StepState
 
 EVENTS = "SELECT kind FROM event WHERE kind LIKE 'step.%%' ORDER BY id"
@@ -232,6 +233,33 @@ def test_a_body_may_be_silent_in_its_transaction_for_as_long_as_it_may_run(stack
     stack.engine.run_bundle("patient", run, [0])
     registry.actions.discard("patient")
     assert stack.client.result(run) == {"patient": "20min"}
+
+
+@pytest.mark.usefixtures("booking")
+def test_an_outage_of_postgres_in_the_transaction_is_not_the_bodys_failure(stack: Stack) -> None:
+    """The step is as one whose worker died there: it runs again, also without a retry policy."""
+    attempts: list[int] = []
+
+    @action(name="books_through_an_outage")
+    def books_through_an_outage(ctx: steps.Context) -> int:
+        attempts.append(ctx.attempt)
+        with ctx.transaction() as sql:
+            sql.execute("INSERT INTO booking VALUES ('key', %s)", (ctx.attempt,))
+            if ctx.attempt == 1:
+                sql.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        return ctx.attempt
+
+    wf = Workflow("outage", register=False)
+    wf.step("book", books_through_an_outage)
+    run = stack.client.start(wf).id
+    with pytest.raises(psycopg.OperationalError):
+        stack.engine.run_bundle("books_through_an_outage", run, [0])
+    stack.rows("UPDATE step SET lease_until = now() - interval '1 hour', suspect = true")
+    tick(stack.engine)
+    stack.drain(run)
+    registry.actions.discard("books_through_an_outage")
+    assert (attempts, stack.client.result(run)) == ([1, 2], {"book": 2})
+    assert stack.rows("SELECT attempt FROM booking") == [(2,)]
 
 
 @pytest.mark.usefixtures("booking")
