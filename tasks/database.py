@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.errors import DeadlockDetected, SerializationFailure
+from psycopg.errors import DeadlockDetected, IdleInTransactionSessionTimeout, SerializationFailure
 from psycopg.rows import TupleRow, namedtuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 from sqlalchemy import MetaData, Select
@@ -115,7 +115,11 @@ class Database:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection in autocommit mode. Raises CommunicationError where Postgres cannot be reached."""
+        """A connection in autocommit mode.
+
+        Raises CommunicationError where Postgres cannot be reached, OperationalError where a transaction was silent for
+        too long and is gone.
+        """
         pool = self.pool
         try:
             borrowed = pool.getconn()
@@ -126,6 +130,10 @@ class Database:
             ) from error
         try:
             yield borrowed
+        except (
+            IdleInTransactionSessionTimeout
+        ) as error:  # psycopg calls it an InternalError; it is a lost connection
+            raise psycopg.OperationalError(str(error)) from error
         finally:
             broken = borrowed.broken
             pool.putconn(borrowed)

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from .cases import FAULTS, POINTS, Case, Result, cases, named, season
+from .cases import FAULTS, POINTS, TOGETHER, Case, Wave, cases, named_wave, waves
+from .play import Result, season
 from .report import closing, line, table
 from .stage import stage
 
@@ -20,7 +21,7 @@ Answer = Result | BaseException | None
 
 
 def lane(
-    number: int, waiting: queue.SimpleQueue[Case], answers: queue.SimpleQueue[Answer], home: Path
+    number: int, waiting: queue.SimpleQueue[Wave], answers: queue.SimpleQueue[Answer], home: Path
 ) -> None:
     """Play what waits, on a stage of its own; after a failure on a new one."""
     stages = 0
@@ -35,7 +36,7 @@ def lane(
         answers.put(broken)
 
 
-def _taken(waiting: queue.SimpleQueue[Case]) -> Iterator[Case]:
+def _taken(waiting: queue.SimpleQueue[Wave]) -> Iterator[Wave]:
     with suppress(queue.Empty):
         while True:
             yield waiting.get_nowait()
@@ -61,17 +62,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     parser.add_argument("--cases", type=int, default=len(POINTS) * len(FAULTS))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", help="one case, by the name that a failure printed")
+    parser.add_argument("--only", help="the case of a name, or those of some names with commas, at once")
+    parser.add_argument("--together", type=int, default=TOGETHER, help="cases at once on a stage")
     parser.add_argument("--lanes", type=int, default=2, help="stages beside each other")
     parser.add_argument("--keep", type=Path, help="a folder for logs, ledger and data, which is kept")
     given = parser.parse_args()
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # restarts of Postgres are no news here
-    wanted = [named(given.only)] if given.only else list(cases(given.cases, given.seed))
-    waiting: queue.SimpleQueue[Case] = queue.SimpleQueue()
-    for case in wanted:
-        waiting.put(case)
+    planned = (
+        [named_wave(given.only)]
+        if given.only
+        else waves(list(cases(given.cases, given.seed)), given.together)
+    )
+    wanted = [case for wave in planned for case in wave]
+    waiting: queue.SimpleQueue[Wave] = queue.SimpleQueue()
+    for wave in planned:
+        waiting.put(wave)
     answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-    lanes = max(1, min(given.lanes, len(wanted)))
+    lanes = max(1, min(given.lanes, len(planned)))
     with tempfile.TemporaryDirectory(prefix="trellis-chaos-") as made:
         home = given.keep or Path(made)
         for number in range(1, lanes + 1):

@@ -145,9 +145,16 @@ def appended(parent: str, parts: list[Any], ctx: Context) -> int:
 @action(name="chaos.once", effects="once")
 def once(value: int, parts: list[Any], ctx: Context) -> int:
     """An effect that may happen once only; where nobody knows, a person (the harness) is asked."""
+    return _announced(value, parts, ctx)
+
+
+def _announced(value: int, parts: list[Any], ctx: Context) -> int:
+    """An effect, and a word when nobody is at it any more."""
     told(ctx, "begin")
-    leave(ctx)
-    told(ctx, "end")
+    try:
+        leave(ctx)
+    finally:
+        told(ctx, "out")
     return value + total(parts)
 
 
@@ -161,10 +168,7 @@ def looked_up(value: int, parts: list[Any], ctx: Context) -> Happened | None:
 @action(name="chaos.probed", effects="once", in_doubt=looked_up)
 def probed(value: int, parts: list[Any], ctx: Context) -> int:
     """The same; where nobody knows, the ledger is asked."""
-    told(ctx, "begin")
-    leave(ctx)
-    told(ctx, "end")
-    return value + total(parts)
+    return _announced(value, parts, ctx)
 
 
 @action(name="chaos.booked")

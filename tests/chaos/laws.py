@@ -44,7 +44,7 @@ def check(
     program: Program,
     base: int,
     ledger: Mapping[str, Sequence[Line]],
-    paused: Pause | None = None,
+    pauses: Sequence[Pause] = (),
 ) -> Iterator[str]:
     """Everything that is wrong with a run that should be over, and with its child runs."""
     fails = program.fails(base)
@@ -60,7 +60,7 @@ def check(
     else:
         yield from _failed(steps, expected, program)
     yield from _effects(steps, expected, lines, everything=fails is None)
-    yield from moves(connection, run, lines, paused)
+    yield from moves(connection, run, lines, pauses)
     yield from _tidy(steps)
     yield from _once(connection, run, program, steps, lines)
     yield from _children(connection, run, program if fails is None else None, steps, ledger)
@@ -208,7 +208,7 @@ class Pause(NamedTuple):
 
 
 def moves(
-    connection: psycopg.Connection[Any], run: str, lines: Sequence[Line], paused: Pause | None = None
+    connection: psycopg.Connection[Any], run: str, lines: Sequence[Line], pauses: Sequence[Pause] = ()
 ) -> Iterator[str]:
     """States that changed as they may not, and bodies that began after their step was finished.
 
@@ -224,12 +224,12 @@ def moves(
             finished[name] = at
     for line in lines:
         late = line.at - finished.get(line.step, line.at)
-        if line.kind == "begin" and late > 0 and not _woke_up(line, paused):
+        if line.kind == "begin" and late > 0 and not any(_woke_up(line, each) for each in pauses):
             yield f"{line.step} began attempt {line.attempt} {late:.3f} s after it was finished"
 
 
-def _woke_up(line: Line, paused: Pause | None) -> bool:
-    if paused is None or line.group != paused.group or line.pid == paused.pid:
+def _woke_up(line: Line, paused: Pause) -> bool:
+    if line.group != paused.group or line.pid == paused.pid:
         return False
     return 0 <= line.at - paused.until < _AWAKE
 

@@ -20,7 +20,7 @@ class Line(NamedTuple):
     """One thing that a body did."""
 
     at: float  # seconds since the epoch, of the machine's clock
-    kind: str  # begin, effect, end, told, full
+    kind: str  # begin, effect, end, out, full, odd
     run: str
     step: str
     attempt: int

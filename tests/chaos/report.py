@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from .cases import FAULTS, POINTS, Result
+from .cases import FAULTS, POINTS
+from .play import Result
 
 _SHOWN = 12  # problems of one case
 
@@ -40,13 +41,15 @@ def _cell(played: int, failed: int) -> str:
     return f"{played - failed}/{played}" if failed else str(played)
 
 
+def again(result: Result) -> str:
+    """The command that plays a case together with those that it was played with."""
+    return f"make chaos ONLY={','.join(case.name for case in result.wave)}"
+
+
 def closing(results: Sequence[Result], wanted: int) -> str:
     """The failures with the way to play each alone; last `N passed, N failed`."""
     failures = [result for result in results if result.problems]
-    lines = [
-        f"failed: seed {result.case.seed}; play it alone: make chaos ONLY={result.case.name}"
-        for result in failures
-    ]
+    lines = [f"failed: seed {result.case.seed}; play it again: {again(result)}" for result in failures]
     missing = wanted - len(results)
     if missing:
         lines.append(f"{missing} cases were not played: their stage did not start")

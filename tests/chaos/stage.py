@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from trellis.tasks import embedded, schema
-from trellis.tasks.processes import spawn
 from trellis.tasks.settings import PREFIX, Settings
 from trellis.workflows import Client
 
 from . import laws
-
-TESTS = Path(__file__).resolve().parents[1]
-BOOT = Path(__file__).resolve().parent / "boot"
+from .processes import PATH, Forked, Program, Stranger, Zygote
 
 # Short, so that a case takes seconds; the ratios between the times are those of the defaults. A busy machine may
 # expire a lease of this length on its own, so crashes are not what ends a step here.
@@ -46,57 +40,17 @@ QUICK: dict[str, Any] = {
     "max_crashes": 25,
 }
 WORKERS = ("one", "two")
+QUIET = ("--without-gossip", "--without-mingle")
 ELSEWHERE = "elsewhere"  # the queue of an application that knows nothing of Trellis
 _MIGRATION = threading.Lock()
-
-
-class Program:
-    """A Celery program that is started again whenever it is found dead."""
-
-    def __init__(
-        self,
-        name: str,
-        arguments: tuple[str, ...],
-        env: dict[str, str],
-        folder: Path,
-        application: str = "trellis.tasks",
-    ) -> None:
-        self.name = name
-        self.log = folder / f"{name}.log"
-        self._command = [sys.executable, "-m", "celery", "-A", application, *arguments]
-        self._env = env
-        self.popen: subprocess.Popen[bytes] | None = None
-        self.starts = 0
-
-    def start(self) -> None:
-        """Start it, if it does not run."""
-        if self.popen is None or self.popen.poll() is not None:
-            self.popen = spawn(self._command, log=self.log, env=self._env, death_signal=signal.SIGKILL)
-            self.starts += 1
-
-    def send(self, number: int) -> None:
-        """Send a signal to it and all its children."""
-        if self.popen is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.popen.pid, number)
-
-    def end(self) -> None:
-        """Kill it; cases are over."""
-        self.send(signal.SIGCONT)
-        self.send(signal.SIGKILL)
-        if self.popen is not None:
-            self.popen.wait()
-
-    def text(self) -> str:
-        """What it has logged."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
 class Stage:
     """One lane's servers, workers and beat."""
 
-    def __init__(self, servers: embedded.Servers, folder: Path) -> None:
+    def __init__(self, servers: embedded.Servers, zygote: Zygote, folder: Path) -> None:
         self.servers = servers
+        self._zygote = zygote
         self.folder = folder
         self.settings = Settings(
             database_url=servers.database_url,
@@ -115,17 +69,29 @@ class Stage:
         self._asked: psycopg.Connection[Any] | None = None
         self.workers = [self._worker(name) for name in WORKERS]
         beat = ("beat", "-s", str(folder / "schedule"), "-l", "warning")
-        self.beat = Program("beat", beat, self._environment("beat"), folder)
-        other = ("worker", "-n", "other@chaos", "-c", "1", "-Q", ELSEWHERE, "-l", "info")
+        self.beat = Forked(zygote, "beat", beat, self._environment("beat"), folder)
+        other = (
+            "-A",
+            "chaos.elsewhere",
+            "worker",
+            "-n",
+            "other@chaos",
+            "-c",
+            "1",
+            "-Q",
+            ELSEWHERE,
+            "-l",
+            "info",
+        )
         env = self._environment("beat", CELERY_BROKER_URL=servers.broker_url)
-        self.elsewhere = Program(ELSEWHERE, other, env, folder, "chaos.elsewhere")
+        self.elsewhere = Stranger(ELSEWHERE, (*other, *QUIET), env, folder)
 
     def _worker(self, name: str) -> Program:
         arguments = ("worker", "-n", f"{name}@chaos", "-c", "2", "-P", "prefork", "-l", "info")
         clock = self.clock(name)
         clock.write_bytes(bytes(8))
         env = self._environment(name, CHAOS_CLOCK=str(clock), CHAOS_WORKER=name)
-        return Program(name, (*arguments, "--without-gossip", "--without-mingle"), env, self.folder)
+        return Forked(self._zygote, name, (*arguments, *QUIET), env, self.folder)
 
     def clock(self, worker: str) -> Path:
         """The file that says how wrong a worker's clock is."""
@@ -136,15 +102,19 @@ class Stage:
         ours = {f"{PREFIX}{field.upper()}": str(value) for field, value in given.items()}
         if name != "beat":
             ours[f"{PREFIX}IMPORTS"] = ",".join(self.settings.imports)
-        path = os.pathsep.join((str(BOOT), str(TESTS)))
         others = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
-        return {**others, **ours, "PYTHONPATH": path, "CHAOS_FOLDER": str(self.folder), **more}
+        return {**others, **ours, "PYTHONPATH": PATH, "CHAOS_FOLDER": str(self.folder), **more}
 
     # --- its life
 
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        """All that run beside the servers."""
+        return (*self.workers, self.elsewhere, self.beat)
+
     def supervise(self) -> None:
         """Start what is dead."""
-        for program in (*self.workers, self.elsewhere, self.beat):
+        for program in self.programs:
             program.start()
 
     def ready(self, seconds: float = 60.0) -> None:
@@ -160,11 +130,11 @@ class Stage:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not within {seconds:g} s: {what}")
             self.supervise()
-            time.sleep(0.02)
+            time.sleep(0.04)
 
     def close(self) -> None:
         """End every program."""
-        for program in (self.beat, self.elsewhere, *self.workers):
+        for program in self.programs:
             program.end()
         self.client.close()
         self.without_broker.close()
@@ -200,8 +170,10 @@ def stage(folder: Path) -> Iterator[Stage]:
     with ExitStack() as stack:
         # SIGKILL of Postgres' backends is not among the faults, so its shared memory may be small.
         options = {"shared_buffers": "32MB"}
+        zygote = Zygote()  # imports, while the servers start
+        stack.callback(zygote.close)
         servers = stack.enter_context(embedded.servers(folder / "servers", postgres_options=options))
-        made = Stage(servers, folder)
+        made = Stage(servers, zygote, folder)
         stack.callback(made.close)
         made.supervise()
         made.ready()

@@ -1,6 +1,6 @@
 """When a fault happens: a worker's process asks at each point whether it is its turn.
 
-The law: without an armed case a passage costs one `stat`. Passages of the armed point are counted over all processes
+The law: without an armed case a passage costs one `stat`. Passages of an armed point are counted over all processes
 by a file to which each appends one byte; whoever makes the n-th commits the fault, and nobody does it again.
 """
 
@@ -27,10 +27,10 @@ class Arm(NamedTuple):
 
 
 class _Seen:
-    """The armed case, as this process read it last."""
+    """The armed cases, as this process read them last."""
 
     stamp = 0
-    arm: Arm | None = None
+    arms: tuple[Arm, ...] = ()
 
 
 _faults: dict[str, Callable[[Arm], None]] = {}
@@ -48,15 +48,17 @@ def folder() -> Path:
 
 def passed(point: str) -> None:
     """A worker's process passes a point."""
-    arm = _armed()
-    if arm is None or arm.point != point or (folder() / f"fired-{arm.case}").exists():
-        return
+    for arm in _armed():
+        if arm.point == point and not (folder() / f"fired-{arm.case}").exists():
+            _pass(arm)
+
+
+def _pass(arm: Arm) -> None:
     descriptor = os.open(folder() / f"passages-{arm.case}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(descriptor, b".")
-        passage = os.lseek(
-            descriptor, 0, os.SEEK_CUR
-        )  # where our byte ended: nobody else has the same number
+        # Where our byte ended: nobody else has the same number.
+        passage = os.lseek(descriptor, 0, os.SEEK_CUR)
     finally:
         os.close(descriptor)
     if passage == arm.passage:
@@ -65,18 +67,18 @@ def passed(point: str) -> None:
         _faults[arm.fault](arm)
 
 
-def _armed() -> Arm | None:
+def _armed() -> tuple[Arm, ...]:
     try:
         stamp = (folder() / ARMED).stat().st_mtime_ns
     except (KeyError, FileNotFoundError):
-        return None
+        return ()
     if stamp != _Seen.stamp:
         try:
-            _Seen.arm = Arm(*json.loads((folder() / ARMED).read_text()))
+            _Seen.arms = tuple(Arm(*arm) for arm in json.loads((folder() / ARMED).read_text()))
         except FileNotFoundError:
-            return None
+            return ()
         _Seen.stamp = stamp
-    return _Seen.arm
+    return _Seen.arms
 
 
 def publish(path: Path, text: str) -> None:

@@ -2,7 +2,8 @@
 
 The law: loaded by Python before anything else, so whoever says `from time import time` has this one. The file is
 mapped: the offset in it (seconds, a double) holds at once in the worker and all its children. Monotonic clocks are
-what they are, as on a machine whose administrator sets the time.
+what they are, as on a machine whose administrator sets the time. A process that forks others sets the variable to
+nothing; each of them then calls `use`.
 """
 
 import datetime
@@ -11,14 +12,29 @@ import os
 import struct
 import time
 
+_REAL = time.time, time.time_ns, datetime.datetime
 
-def _install(path: str) -> None:
+
+class _Clock:
+    """The offset that this process reads."""
+
+    memory = mmap.mmap(-1, 8)
+
+
+def use(path: str | None) -> None:
+    """Read the offset from this file from now on; without one the clock is the machine's, and all is as it was."""
+    if not path:
+        time.time, time.time_ns, datetime.datetime = _REAL
+        return
     with open(path, "r+b") as file:
-        memory = mmap.mmap(file.fileno(), 8)
-    real_time, real_ns, real = time.time, time.time_ns, datetime.datetime
+        _Clock.memory = mmap.mmap(file.fileno(), 8)
+
+
+def _install() -> None:
+    real_time, real_ns, real = _REAL
 
     def offset() -> float:
-        return float(struct.unpack_from("d", memory)[0])
+        return float(struct.unpack_from("d", _Clock.memory)[0])
 
     class Kind(type):
         def __instancecheck__(cls, instance: object) -> bool:
@@ -46,5 +62,7 @@ def _install(path: str) -> None:
     datetime.datetime = Shifted
 
 
-if os.environ.get("CHAOS_CLOCK"):
-    _install(os.environ["CHAOS_CLOCK"])
+if "CHAOS_CLOCK" in os.environ:
+    _install()
+    if os.environ["CHAOS_CLOCK"]:
+        use(os.environ["CHAOS_CLOCK"])
