@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .models import build, by_hand
+
 
 class Retry(BaseModel):
     """A retry policy. The first attempt counts: `Retry(attempts=3)` runs a body at most three times.
@@ -23,14 +25,16 @@ class Retry(BaseModel):
     backoff: Literal["exponential", "linear", "constant"] = Field(
         "exponential", description="How the delay grows from one failure to the next."
     )
-    base: float = Field(1.0, ge=0, description="Seconds before the second attempt.")
-    max_delay: float = Field(300.0, ge=0, description="Seconds; no delay is longer.")
+    base: float = Field(1.0, ge=0, allow_inf_nan=False, description="Seconds before the second attempt.")
+    max_delay: float = Field(300.0, ge=0, allow_inf_nan=False, description="Seconds; no delay is longer.")
     jitter: float = Field(
         0.1, ge=0, le=1, description="A delay d becomes a random one between (1 - jitter)·d and d."
     )
 
+    @by_hand
     def __init__(self, attempts: int = 1, **options: object) -> None:
-        super().__init__(attempts=attempts, **options)
+        """`Retry(3)` is `Retry(attempts=3)`. Raises DefinitionError."""
+        build(super().__init__, self, attempts=attempts, **options)
 
     def delay(self, failures: int, random: float) -> float:
         """Seconds to wait after the given number of failures (1 or more); `random` lies in [0, 1)."""

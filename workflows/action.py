@@ -195,25 +195,29 @@ def _define(function: Callable[..., Any], options: dict[str, Any]) -> Action[Any
     name = options.get("name") or f"{_module_of(function)}.{function.__qualname__}"
     priority, timeout = options.get("priority", 5), options.get("timeout")
     effects, retries = options.get("effects", "repeatable"), options.get("retries", 0)
-    if not isinstance(priority, int) or not 0 <= priority <= 9:
+    if not isinstance(priority, int) or isinstance(priority, bool) or not 0 <= priority <= 9:
         raise DefinitionError(
             f"action {name!r}: priority {priority!r} is not one of 0 … 9 (9 is the most urgent)"
         )
-    if timeout is not None and not timeout > 0:
+    if timeout is not None and (not isinstance(timeout, int | float) or not 0 < timeout < float("inf")):
         raise DefinitionError(f"action {name!r}: timeout {timeout!r} is not a number of seconds above 0")
     if effects not in _EFFECTS:
         raise DefinitionError(f"action {name!r}: effects {effects!r} is not one of {listed(_EFFECTS)}")
-    if isinstance(retries, int) and (isinstance(retries, bool) or retries < 0):
+    number = isinstance(retries, int) and not isinstance(retries, bool) and retries >= 0
+    if not number and not isinstance(retries, Retry):
         raise DefinitionError(
             f"action {name!r}: retries {retries!r} is neither a number from 0 on nor a Retry"
         )
+    queue = options.get("queue")
+    if queue is not None and (not isinstance(queue, str) or not 0 < len(queue) <= 200):
+        raise DefinitionError(f"action {name!r}: queue {queue!r} is not a name of 1 to 200 characters")
     contract = Contract.of(function, name)
     in_doubt, probe = _in_doubt(name, contract, effects, options.get("in_doubt"))
     retry = retries if isinstance(retries, Retry) else Retry(attempts=retries + 1)
     info = ActionInfo(
         name=name,
         contract=contract,
-        queue=options.get("queue"),
+        queue=queue,
         priority=priority,
         retry=PLAIN if retry == PLAIN else retry,
         timeout=timeout,

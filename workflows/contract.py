@@ -333,8 +333,15 @@ def _first_problem(error: ValidationError) -> str:
 def _sentence(problem: Any, place: tuple[int | str, ...]) -> str:
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     message = problem["msg"][:1].lower() + problem["msg"][1:]
-    kind = "" if problem["type"] == "missing" else f", not {type(problem['input']).__name__}"
+    value = problem["input"]
+    # Of a number that is out of its range the value is said, of all else (it may be large, or a secret) the type.
+    given = repr(value) if _ranged(problem) else type(value).__name__
+    kind = "" if problem["type"] == "missing" else f", not {given}"
     return f"{'at ' + where + ': ' if where else ''}{message}{kind}"
+
+
+def _ranged(problem: Any) -> bool:
+    return isinstance(problem["input"], int | float) and problem["type"].startswith(("greater_", "less_"))
 
 
 def _not_json(error: Exception) -> str:

@@ -26,7 +26,7 @@ from .hints import choices
 from .literals import encode
 from .loops import Loops
 from .parameters import Param
-from .parsing import spec_of
+from .parsing import spec_of, told
 from .references import NAME, IndexRef, ItemRef, ParamRef, PreviousRef, Ref, StepRef
 from .registry import ActionInfo, Catalogue
 from .sagas import UNDO_OPTIONS, Sagas
@@ -112,6 +112,8 @@ class Workflow(Guests, Waits, Sagas, Loops, Scheduling):
             "then": calls(name, on_success, on_failure),
         }  # fmt: skip
         self._head: WorkflowSpec = _built(WorkflowSpec, {**head, "steps": {}}, name, None)
+        if not isinstance(params, Mapping | None):
+            raise DefinitionError(f"params = {params!r}: give names with types: {{'n': int}}", workflow=name)
         self._params = {each: _param_schema(name, each, kind) for each, kind in (params or {}).items()}
         self._steps: dict[str, StepSpec] = {}
         self._undo: dict[str, dict[str, UndoSpec]] = {"on_failure": {}, "on_cancel": {}}
@@ -493,6 +495,5 @@ def _built(model: Any, content: dict[str, Any], workflow: str, step: str | None)
         return model(**content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        problem = f"{where} = {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        problem = told(first)
         raise DefinitionError(problem, workflow=workflow, step=step) from None

@@ -14,13 +14,12 @@ from pydantic import AwareDatetime, Field
 from . import registry
 from .contract import Contract
 from .registry import ActionInfo
-from .spec import TASK
+from .spec import CHILD, TASK
 
 WAIT_FOR = "trellis.wait_for"
 APPROVE = "trellis.approve"
 SLEEP = "trellis.sleep"
 UNTIL = "trellis.until"
-CHILD = "trellis.child"
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1, max_length=200)]

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from ..tasks.errors import DefinitionError
 from ..tasks.retry import Retry
+from .guests import either
 from .references import StepRef
-from .spec import Default
+from .spec import Default, Rate
 from .validate import OPTIONS
 
 LOOP_OPTIONS = (*OPTIONS, "until", "limit", "start", "on_limit")
@@ -44,13 +45,16 @@ class Loops:
     def loop(
         self,
         name: str,
-        action: Any,
+        action: Any = None,
         /,
         *,
         until: str,
         limit: int,
         start: Any = None,
         on_limit: Literal["fail", "stop"] = "fail",
+        task: Any = ...,
+        args: Any = ...,
+        kwargs: Any = ...,
         inputs: Mapping[str, Any] | None = None,
         after: Any = (),
         when: str | None = None,
@@ -61,6 +65,10 @@ class Loops:
         priority: int | None = None,
         expect: float | None = None,
         on_failure: Literal["fail", "skip"] | Default | None = None,
+        concurrency_key: Any = None,
+        rate: Rate | None = None,
+        queue_timeout: float | None = None,
+        heartbeat: float | None = None,
         **more: Any,
     ) -> StepRef:
         """Add a step that runs its action again and again; its result is that of the last turn.
@@ -73,7 +81,8 @@ class Loops:
             the result of the last turn counts.
         on_failure: of the loop as a whole; with a `Default` a turn that fails ends the loop with that value.
         The inputs may use `wf.previous` (the result of the turn before, also `wf.previous["field"]`) and `wf.index`;
-        `retry`, `timeout` and `expect` are those of each turn, and all else is as in `step`.
+        `retry`, `timeout`, `expect` and limits are those of each turn, and all else is as in `step`. The `limit` of a
+        loop is its turns: with a `concurrency_key` one turn at a time has the key.
 
         Raises DefinitionError.
         """
@@ -91,7 +100,13 @@ class Loops:
             "priority": priority,
             "expect": expect,
             "on_failure": on_failure,
+            "concurrency_key": concurrency_key,
+            "rate": rate,
+            "queue_timeout": queue_timeout,
+            "heartbeat": heartbeat,
         }
+        asked = {"task": task, "args": args, "kwargs": kwargs}
+        action, inputs, more = either(self.name, name, action, asked, options, inputs, more)
         looped = {
             "until": until,
             "limit": limit,

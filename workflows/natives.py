@@ -23,6 +23,6 @@ NATIVES: dict[str, Native] = {
     kinds.APPROVE: approvals.approve,
     kinds.SLEEP: waiting.sleep,
     kinds.UNTIL: waiting.until,
-    kinds.CHILD: children.child,
+    spec.CHILD: children.child,
     spec.TASK: foreign.call,
 }

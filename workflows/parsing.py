@@ -54,6 +54,15 @@ def spec_of(content: Any, locate: Callable[[Place], str] | None = None) -> Workf
     )
 
 
+def told(problem: Any) -> str:
+    """What is wrong with a value that was given in Python, from one of pydantic's errors."""
+    where = [str(part) for part in problem["loc"] if not str(part).startswith(("literal[", "function-"))]
+    message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
+    if where == ["on_failure"]:
+        message = "it is 'fail', 'skip' or a Default(value)"
+    return f"{'.'.join(where)} = {problem['input']!r}: {message}"
+
+
 def _distinct(error: ValidationError) -> list[Any]:
     """One problem per place: a union reports each of its alternatives."""
     found: dict[Place, Any] = {}

@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from ..tasks.models import build, by_hand
 from ..tasks.retry import Retry
 from .gates import canonical_key
 from .references import NAME, Hole, Path, Ref, holes
@@ -29,6 +30,7 @@ from .references import NAME, Hole, Path, Ref, holes
 NAME_PATTERN = f"^{NAME}$"
 WORKFLOW_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
 TASK = "trellis.task"  # the action that a step with `task` comes down to
+CHILD = "trellis.child"  # the action of a step that is a whole run
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=200)]
 
@@ -40,16 +42,17 @@ class Default(BaseModel):
 
     default: JsonValue = Field(description="The value that the steps behind it receive.")
 
-    def __init__(self, *value: Any, **fields: Any) -> None:
-        """`Default(0)` is `Default(default=0)`."""
-        super().__init__(**dict(zip(("default",), value, strict=True), **fields) if value else fields)
+    @by_hand
+    def __init__(self, default: Any = ..., **fields: Any) -> None:
+        """`Default(0)` is `Default(default=0)`. Raises DefinitionError."""
+        build(super().__init__, self, **fields, **({} if default is ... else {"default": default}))
 
 
 def _key(value: Any) -> Any:
     return canonical_key(str(value)) if isinstance(value, str | Ref) else value
 
 
-Key = Annotated[str, BeforeValidator(_key), StringConstraints(min_length=1, max_length=1000)]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=1000), BeforeValidator(_key)]
 
 
 class Rate(BaseModel):
@@ -61,9 +64,10 @@ class Rate(BaseModel):
     limit: int = Field(ge=1, description="Starts in one period.")
     per: float = Field(1.0, gt=0, allow_inf_nan=False, description="Seconds of the period.")
 
-    def __init__(self, *values: Any, **fields: Any) -> None:
-        """`Rate("mailgun", 10, per=60)` is `Rate(key="mailgun", limit=10, per=60)`."""
-        super().__init__(**dict(zip(("key", "limit", "per"), values, strict=False)), **fields)
+    @by_hand
+    def __init__(self, key: Any, limit: Any, per: Any = 1.0, **fields: Any) -> None:
+        """`Rate("mailgun", 10, per=60)` is `Rate(key="mailgun", limit=10, per=60)`. Raises DefinitionError."""
+        build(super().__init__, self, key=key, limit=limit, per=per, **fields)
 
 
 class MapSpec(BaseModel):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ..tasks.errors import DefinitionError
 from . import kinds, votes
 from .references import Ref, StepRef
-from .spec import Default
+from .spec import CHILD, Default, WorkflowSpec
 
 OnFailure = Literal["fail", "skip"] | Default | None
 
@@ -134,11 +134,18 @@ class Waits:
 
         workflow: a Workflow, whose definition becomes part of this one; or the name of one, looked up when its turn
             comes. Parameters are given as keywords, or in `params`; references are allowed.
-        Cancelling the run cancels the child, and a child that does not succeed fails the step with ChildFailed.
+        Cancelling or pausing the run does it to the child; one that does not succeed fails the step with ChildFailed.
+        It has the tenant of the run, unless its `fair_key` says another.
         """
         spec = getattr(workflow, "spec", workflow)
+        if not isinstance(spec, str | WorkflowSpec):
+            raise DefinitionError(
+                f"a child run is one of a Workflow, or of the name of one, not of {workflow!r}",
+                workflow=self.name,
+                step=name,
+            )
         body = spec if isinstance(spec, str) else spec.model_dump(mode="json", exclude_defaults=True)
         inputs = {"workflow": body, "params": {**(params or {}), **more}}
         return self.step(
-            name, kinds.CHILD, inputs=inputs, after=after, when=when, retry=retry, on_failure=on_failure
+            name, CHILD, inputs=inputs, after=after, when=when, retry=retry, on_failure=on_failure
         )
