@@ -3,7 +3,8 @@
 The law: a rerun is a run of its own, of the definition that the old one kept. A step is reused whole (with the items
 of its map, with what it appended) or computed again whole. It is reused only if it is finished in the old run,
 nothing that goes into it has changed, and all its parents are reused: what is reused never runs again. Everything that
-can be refused is refused before the first row is written; results are copied by Postgres and do not pass here.
+can be refused is refused before the first row is written; results are copied by Postgres and do not pass here. It
+stands in line before limits like any new run.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from ..tasks.database import Connection, Database
 from ..tasks.errors import NotFound, StateError
 from ..tasks.settings import Settings
-from . import graph, launch, wire
+from . import gates, graph, launch, wire
 from .compensation import KIND as COMPENSATION
 from .control import Moved, ask, locked, tell
 from .definition import Workflow
@@ -71,6 +72,8 @@ class Prepared(NamedTuple):
     changed: str  # JSON: what edits have made of some of `again`
     steps: int  # of the definition that are reused
     from_step: str | None
+    entry: tuple[str, int] | None  # the line in which the run waits for its turn, and how many may have it
+    own: bool  # whether its steps have a line of their own
 
 
 def prepare(queries: Queries, database: Database, settings: Settings, old: Run, wanted: Wanted) -> Prepared:
@@ -95,19 +98,24 @@ def prepare(queries: Queries, database: Database, settings: Settings, old: Run, 
     spec = ordered(WorkflowSpec.model_validate(queries.definition(old.definition)), found, hooks or {})
     _check_steps(spec, [*(wanted.inputs or {}), *([wanted.from_step] if wanted.from_step else [])])
     before = edited(spec, edits or {})
-    merged = _merged(edits or {}, wanted.inputs or {})
-    after = edited(spec, merged)
+    edits_now = _merged(edits or {}, wanted.inputs or {})
+    after = edited(spec, edits_now)
+    scope = gates.Scope(old.id, _given(spec, old, tenant), settings.fair_window)
     workflow = Workflow.from_spec(after, catalogue=Lenient())
     params = workflow.check_params({**old.params, **(wanted.params or {})})
     text = launch.params_text(spec.name, params, settings.value_max_bytes)
-    new = plan(workflow.spec, params, Lenient(), settings.default_queue)
+    new = plan(workflow.spec, params, Lenient(), settings.default_queue, scope=scope)
     planned = new.steps
     _check_layout(old, planned, found)
     changed: dict[int, dict[str, Json]] = {}
     if wanted.params or wanted.inputs:
-        was = plan(before, old.params, Lenient(), settings.default_queue).steps
+        was = plan(before, old.params, Lenient(), settings.default_queue, scope=scope).steps
         names = {name for name in params if params[name] != old.params.get(name)}
         changed = differences(was, planned, names)
+        with database.connection() as connection:
+            kept = dict(ask(connection, "read_options", run=old.id, idx=list(changed)))
+        for idx, each in changed.items():
+            each["options"] = merged(was[idx].options, planned[idx].options, kept[idx]) or {}
     again = recomputed(spec, found, {planned[idx].name for idx in changed}, undone, wanted.from_step)
     if not again:
         raise StateError(
@@ -121,18 +129,21 @@ def prepare(queries: Queries, database: Database, settings: Settings, old: Run, 
         "run": run,
         "origin": old.id,
         "params": text,
-        "tenant": new.tenant or tenant,
+        "tenant": new.tenant,
         "gates": new.gates,
         "steps": count if grown else len(planned),
         "missing": sum(1 for idx in fresh if not planned[idx].dependents),
-        "edits": wire.dumps(merged) if merged else None,
+        "edits": wire.dumps(edits_now) if edits_now else None,
         "hooks": _hooks(hooks, new.undo, edited=bool(wanted.params or wanted.inputs)),
     }
     for idx in fresh:
         if planned[idx].name.endswith(GATHER_SUFFIX):  # what it was told of the rows that it gathers is over
-            changed.setdefault(idx, _overlay(planned[idx], {}, []))
+            changed.setdefault(idx, _overlay(planned[idx]))
     overlay = wire.dumps(list(changed.values()))
-    return Prepared(run, old, row, reused, fresh, overlay, len(spec.steps) - len(again), wanted.from_step)
+    entry = (new.gates[0], spec.limit or 1) if new.gates else None
+    own = spec.max_parallel is not None
+    kept_steps = len(spec.steps) - len(again)
+    return Prepared(run, old, row, reused, fresh, overlay, kept_steps, wanted.from_step, entry, own)
 
 
 def write(connection: Connection, prepared: Prepared, *, sent: bool) -> Moved:
@@ -145,7 +156,7 @@ def write(connection: Connection, prepared: Prepared, *, sent: bool) -> Moved:
     ask(connection, "plan_whole")
     ask(connection, "open_rerun", **prepared.row)
     ask(connection, "copy_reused", run=run, origin=old.id, idx=prepared.reused)
-    ready = ask(
+    rows = ask(
         connection,
         "copy_again",
         run=run,
@@ -153,10 +164,17 @@ def write(connection: Connection, prepared: Prepared, *, sent: bool) -> Moved:
         idx=prepared.again,
         changed=prepared.changed,
         sent=sent,
+        own=prepared.own,
     )
+    lines = frozenset(line for *_, line in rows if line is not None)
+    ready = [Ready._make((*row, False, 0.0)) for *row, line in rows if line is None]
+    if prepared.entry is not None:
+        line, limit = prepared.entry
+        ask(connection, "line_up", run=run, tenant=prepared.row["tenant"], line=line, limit=limit)
+        lines, ready = frozenset([line]), []
     detail = {"origin": old.id, "from": prepared.from_step, "reused": prepared.steps}
     tell(connection, run, "run.rerun", None, detail)
-    return Moved(workflow, RunState.PENDING, len(ready), [Ready._make((*row, False, 0.0)) for row in ready])
+    return Moved(workflow, RunState.PENDING, len(rows), ready, lines)
 
 
 # --- pure
@@ -207,35 +225,53 @@ def differences(
     found: dict[int, dict[str, Json]] = {}
     mentions = re.compile(r"\bparams(?:\.|\[[\"'])(?:" + "|".join(map(re.escape, sorted(params))) + r")\b")
     for old, new in zip(was, now, strict=True):
-        options, gone = _options(old.options or {}, new.options or {})
         same = (
             old.inputs == new.inputs
             and old.bindings == new.bindings
-            and not (options or gone)
+            and old.options == new.options
             and old.fair == new.fair
         )
         if same and not (params and mentions.search(wire.dumps([new.inputs, new.options]))):
             continue
-        found[new.idx] = _overlay(new, options, gone)
+        found[new.idx] = _overlay(new)
     return found
 
 
-def _overlay(row: PlannedStep, options: dict[str, Json], gone: list[str]) -> dict[str, Json]:
+def merged(was: Json, now: Json, kept: Json) -> Json:
+    """What was kept, with the difference between two plans made in it.
+
+    The plans of this process do not know the retries, queues and limits of actions that it does not have; what was
+    kept does, and keeps them.
+    """
+    if was == now:
+        return kept
+    if isinstance(was, dict) and isinstance(now, dict) and isinstance(kept, dict):
+        found = {name: each for name, each in kept.items() if name in now or name not in was}
+        changed = [name for name in now if name not in was or was[name] != now[name]]
+        return found | {name: merged(was.get(name), now[name], kept.get(name)) for name in changed}
+    lists = isinstance(was, list) and isinstance(now, list) and isinstance(kept, list)
+    if lists and len(was) == len(now) == len(kept):
+        return [merged(*each) for each in zip(was, now, kept, strict=True)]
+    return now
+
+
+def _given(spec: WorkflowSpec, old: Run, tenant: str | None) -> str | None:
+    """The tenant of the old run, where it was given and is not what the definition's `fair_key` comes to."""
+    if spec.fair_key is None or tenant is None:
+        return tenant
+    parts = gates.known_parts(gates.template(spec.fair_key, item=False), old.params)
+    return None if gates.key_of(parts, {}) == tenant else tenant
+
+
+def _overlay(row: PlannedStep) -> dict[str, Json]:
     return {
         "idx": row.idx,
         "refs": list(row.refs) or None,
         "inputs": row.inputs,
         "bindings": row.bindings,
-        "options": options,
-        "gone": gone,
+        "options": None,  # as they were
         "fair": row.fair,
     }
-
-
-def _options(old: Mapping[str, Json], new: Mapping[str, Json]) -> tuple[dict[str, Json], list[str]]:
-    return {key: new[key] for key in new if key not in old or old[key] != new[key]}, [
-        key for key in old if key not in new
-    ]
 
 
 def recomputed(

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..control import SQL
-from ..gates import first_line
+from ..gates import ENTRY, first_line, run_line
 from .control import fatal_steps
 from .counterparts import Rows, does
 from .steps import options_of, patience, ready
@@ -66,7 +66,7 @@ def open_rerun(
     edits: str | None,
     hooks: str | None,
 ) -> None:
-    """A run that repeats another one, with the time limit that that one had."""
+    """A run that repeats another one, with the time limit that that one had. It takes no place in a limit."""
     row = store.where("run", id=origin)[0]
     same = {name: row[name] for name in ("workflow", "definition", "tags")}
     paused = store.get("pause", "workflow", row["workflow"]) is not None
@@ -91,8 +91,13 @@ def open_rerun(
     )
     for tag in row["tags"]:
         store.insert("run_tag", tag=tag, run_id=run)
-    for gate in gates or ():
-        store.insert("permit", gate=gate, run_id=run, idx=-1)
+
+
+@does(SQL["read_options"])
+def read_options(store: Store, *, run: str, idx: Sequence[int]) -> Rows:
+    """How these steps were to be run."""
+    found = [store.get("step", run, each) for each in idx]
+    return [(step["idx"], of_json(step["options"])) for step in found if step is not None]
 
 
 @does(SQL["copy_reused"])
@@ -113,7 +118,9 @@ def copy_reused(store: Store, *, run: str, origin: str, idx: Sequence[int]) -> N
 
 
 @does(SQL["copy_again"])
-def copy_again(store: Store, *, run: str, origin: str, idx: Sequence[int], changed: str, sent: bool) -> Rows:
+def copy_again(
+    store: Store, *, run: str, origin: str, idx: Sequence[int], changed: str, sent: bool, own: bool
+) -> Rows:
     """The steps that a rerun computes again, as they were planned, or as edits have made them."""
     again = [step for each in idx if (step := store.get("step", origin, each)) is not None]
     edited = {each["idx"]: each for each in json.loads(changed)}
@@ -128,14 +135,16 @@ def copy_again(store: Store, *, run: str, origin: str, idx: Sequence[int], chang
         place, change = step["idx"], edited.get(step["idx"])
         row = {name: step[name] for name in (*_AS_PLANNED, "refs", "inputs", "bindings", "options", "fair")}
         if change is not None:
-            options = {
-                name: value for name, value in options_of(step).items() if name not in (change["gone"] or ())
-            }
             row |= {name: as_json(change.get(name)) for name in ("inputs", "bindings")}
-            row["options"] = as_json({**options, **(change.get("options") or {})} or None)
+            if change.get("options") is not None:
+                row["options"] = as_json(change["options"] or None)
             row |= {"refs": change.get("refs"), "fair": change.get("fair")}
-        line = first_line(options_of(row))
-        state = "waiting" if waits[place] else "ready" if line is None else "parked"
+        if own and row["options"] is not None:
+            row["options"] = row["options"].replace(run_line(origin), run_line(run))
+        options = options_of(row)
+        line = first_line(options)
+        skips = blocked[place] > 0 and "join" not in options
+        state = "waiting" if waits[place] else "ready" if line is None or skips else "parked"
         new = store.insert(
             "step",
             run_id=run,
@@ -147,6 +156,24 @@ def copy_again(store: Store, *, run: str, origin: str, idx: Sequence[int], chang
             waits_for=line,
             **row,
         )
-        if new is not None and state == "ready":
-            answer.append((*ready(new)[:5], new["rank"], new["expect"]))
+        if new is not None and state != "waiting":
+            answer.append((*ready(new)[:5], new["rank"], new["expect"], line if state == "parked" else None))
     return answer
+
+
+@does(SQL["line_up"])
+def line_up(store: Store, *, run: str, tenant: str | None, line: str, limit: int) -> None:
+    """The first of the steps that may begin stands in the line for all of them."""
+    found = [step for step in store.where("step", run_id=run) if step["state"] in ("ready", "parked")]
+    for place, step in enumerate(sorted(found, key=lambda step: int(step["idx"]))):
+        options = {name: each for name, each in options_of(step).items() if name != "entry"}
+        options |= {} if place else {"entry": [line, limit]}
+        store.update(
+            "step",
+            step,
+            state="parked",
+            lease_until=None,
+            fair=tenant or "",
+            waits_for=f"{ENTRY}{run}" if place else line,
+            options=as_json(options) if step["options"] is not None or options else None,
+        )
