@@ -19,6 +19,7 @@ from ..tasks.queries import load
 from ..tasks.settings import Settings
 from .dispatch import Dispatcher
 from .gates import Decision, Gate, Waiter, decide, lines_of, others, union
+from .pauses import Pauses
 from .records import Completed, Ready
 
 SQL = load("trellis.workflows.sql", "limits.sql")
@@ -26,6 +27,7 @@ SQL = load("trellis.workflows.sql", "limits.sql")
 _LINES = 100  # gates in one transaction
 _BATCH = 500  # steps that one gate lets in at once
 _SWEPT = 500  # gates, and places, that one tick looks at
+_WINDOW = 500  # steps in front of a line among which the longest path goes first
 _AHEAD = 2.0  # ticks for which slots of a rate are given out: the next tick gives out the next ones
 _SOON = 0.02  # seconds that no message is delayed for
 _CURSORS = ("sweep:lines", "sweep:places")
@@ -109,9 +111,12 @@ class Admission:
     # --- one admission
 
     def _admit(self, lines: list[str], over: Sequence[Place], *, thorough: bool) -> tuple[Admitted, set[str]]:
-        """One transaction; answers with who is ready, and with the gates that have to be asked again."""
+        """One transaction; answers with who is ready, and with the gates that have to be asked again.
 
-        def once() -> tuple[Admitted, set[str]]:
+        Steps of paused runs, which became free after the pause, step out of the line.
+        """
+
+        def once() -> tuple[Admitted, set[str], set[str]]:
             with (
                 self._database.connection() as connection,
                 connection.pipeline(),
@@ -123,16 +128,24 @@ class Admission:
                     connection.execute(SQL["leave"], {"run": run, "idx": idx})
                 if thorough:
                     connection.execute(SQL["forget"], {"lines": lines})
-                rows = _ask(connection, "look", lines=lines, batch=_BATCH, horizon=self._horizon)
-                return self._decide(connection, rows)
+                rows = _ask(
+                    connection, "look", lines=lines, batch=_BATCH, horizon=self._horizon, window=_WINDOW
+                )
+                going = [row for row in rows if not row[-1]]
+                ready, again = self._decide(connection, going) if going else ({}, set())
+                again |= {row[0] for row in rows if row[-1]}
+                return ready, again, {str(row[4]) for row in rows if row[-1]}
 
-        return self._database.again(once)
+        ready, again, paused = self._database.again(once)
+        for run in paused:
+            Pauses(self._database).park(run)
+        return ready, again
 
     def _decide(self, connection: Connection, rows: list[tuple[Any, ...]]) -> tuple[Admitted, set[str]]:
         gates: dict[str, Gate] = {}
         waiting: dict[str, list[Waiter]] = defaultdict(list)
         moment: datetime = rows[0][3]
-        for line, used, wait, _, run, idx, fair, own, rate, entry in rows:
+        for line, used, wait, _, run, idx, fair, own, rate, entry, _ in rows:
             gates[line] = Gate(used, wait)
             if run is not None:
                 waiting[line].append(Waiter(str(run), idx, fair, own or [], rate, entry))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..tasks.database import Connection
 from ..tasks.errors import DefinitionError, NotFinished, NotFound, RunFailed
-from . import gates, plan
+from . import gates, plan, ranks
 from .definition import Workflow
 from .fragment import MAX_NAME, Fragment, fragment_of, readings, uses
 from .here import Here
@@ -20,7 +20,7 @@ from .hints import choices
 from .plan import Place, PlannedStep
 from .records import Claimed, Json, Ready, StepResult
 from .references import Path, Reference, follow
-from .spec import WorkflowSpec
+from .spec import TASK, WorkflowSpec
 from .states import STEP_ENDS, RunState, StepState
 
 _EDGES = 10_000  # between the ends of what is appended and what waits for it; beyond that a row stands between them
@@ -33,6 +33,7 @@ class _Part(NamedTuple):
     known: dict[Reference, tuple[int, Path]]
     steps: int  # rows
     sinks: int
+    limited: bool
 
 
 class Appending:
@@ -44,7 +45,8 @@ class Appending:
         self._parts: list[_Part] = []
         self._names: set[str] = set()
         self._bytes = 0
-        self.ready: list[Ready] = []  # what may run at once, when `insert` is through
+        self._ready: list[Ready] = []  # what may run at once, when `insert` is through
+        self._lines: list[str] = []  # limits in front of others
 
     @property
     def grows(self) -> bool:
@@ -84,7 +86,8 @@ class Appending:
             )
         known = self._known(spec)
         laid = self._plan(spec, Place(known=known))
-        self._parts.append(_Part(spec, known, len(laid.steps), laid.sinks))
+        limited = laid.gates is not None or bool(self._limits)
+        self._parts.append(_Part(spec, known, len(laid.steps), laid.sinks, limited))
         self._names.update(spec.steps)
         self._bytes = size
         return tuple(self._prefix + name for name in spec.steps)
@@ -118,7 +121,14 @@ class Appending:
         count = sum(part.steps for part in self._parts)
         behind = here.journal.hold(connection, here.run, step, sinks)
         between = sinks * len(behind) > _EDGES
-        first = here.journal.grow(connection, here.run, count + between, 0 if behind else sinks)
+        first = here.journal.grow(
+            connection,
+            here.run,
+            count + between,
+            0 if behind else sinks,
+            limited=any(part.limited for part in self._parts),
+            tasks=any(TASK in part.spec.actions for part in self._parts),
+        )
         ends = tuple(
             each if each < 0 else ~each for each in behind
         )  # edges of order alone: a skip stays inside
@@ -127,13 +137,28 @@ class Appending:
             here.journal.hold(connection, here.run, step, 1 - sinks)
             rows.append(self._barrier(first, sinks, ends))
             first, ends = first + 1, (~first,)
+        # Only what is behind the limits of a tenant needs to know who that is.
+        tenant = here.journal.tenant(connection, here.run) if self._window else None
         for part in self._parts:
             place = Place(first + len(rows) - between, self._prefix, ends, part.known)
-            rows.extend(self._plan(part.spec, place).steps)
+            laid = self._plan(part.spec, place, tenant)
+            means = here.dispatcher.mean_ms
+            rows += ranks.ranked(
+                laid, part.spec, {}, here.actions, means, place=place, beyond=self._beyond
+            ).steps
         here.journal.add(connection, here.run, rows, sent=True)
         here.journal.tell(connection, here.run, "step.appended", step.idx, {"steps": len(self._names)})
-        # Those with limits in front of them are let in by the next tick.
-        self.ready = [row.ready for row in rows if not row.missing and row.waits_for is None]
+        self._ready = [row.ready for row in rows if not row.missing and row.waits_for is None]
+        self._lines = gates.union(
+            row.waits_for for row in rows if not row.missing and row.waits_for is not None
+        )
+
+    def announce(self) -> None:
+        """Tell the workers of what was inserted, now that it is committed, and let in what has limits."""
+        here = self._here
+        here.dispatcher.publish(here.run, here.workflow, self._ready)
+        if self._lines:
+            here.admission.admit(self._lines)
 
     # --- parts
 
@@ -141,13 +166,28 @@ class Appending:
     def _prefix(self) -> str:
         return f"{self._step.name}."
 
-    def _plan(self, spec: WorkflowSpec, place: Place) -> plan.Plan:
+    @property
+    def _limits(self) -> dict[str, int]:
+        return dict((self._step.options or {}).get("gates") or ())
+
+    @property
+    def _window(self) -> int:
+        """The places of all tenants on the step's queue; 0 where the run has no tenant."""
+        return next((limit for line, limit in self._limits.items() if line.startswith(gates.FAIR)), 0)
+
+    @property
+    def _beyond(self) -> float | None:
+        """Seconds of the longest path behind the growing step; None where its run has no ranks."""
+        step = self._step
+        return None if step.rank is None else max(0.0, step.rank - (step.expect or 0.0))
+
+    def _plan(self, spec: WorkflowSpec, place: Place, tenant: str | None = None) -> plan.Plan:
         here = self._here
         line = gates.run_line(here.run)
-        limits = dict((self._step.options or {}).get("gates") or ())
+        limits = self._limits
         if line in limits:  # what the run has of steps at once is a limit of all its steps
             spec = spec.model_copy(update={"max_parallel": limits[line]})
-        scope = gates.Scope(here.run)
+        scope = gates.Scope(here.run, tenant, self._window)
         return plan.plan(spec, {}, here.actions, here.settings.default_queue, place, scope)
 
     def _barrier(self, idx: int, sinks: int, behind: tuple[int, ...]) -> PlannedStep:
@@ -156,7 +196,18 @@ class Appending:
         queue = self._here.settings.default_queue
         name = self._prefix + plan.GATHER_SUFFIX
         return PlannedStep(
-            idx, name, plan.GATHER, queue, self._step.priority, sinks, behind, inputs, None, (), None
+            idx,
+            name,
+            plan.GATHER,
+            queue,
+            self._step.priority,
+            sinks,
+            behind,
+            inputs,
+            None,
+            (),
+            None,
+            rank=self._beyond,
         )
 
     def _known(self, spec: WorkflowSpec) -> dict[Reference, tuple[int, Path]]:

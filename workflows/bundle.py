@@ -321,7 +321,7 @@ class Bundle:
             return outcome
         try:
             if self._record([outcome], None, first=door.insert):
-                self._parts.dispatcher.publish(self._run, self._workflow, door.ready)
+                door.announce()
         except StateError:
             pass  # the run was ended meanwhile
         except RunTooLarge as error:
@@ -368,7 +368,7 @@ class Bundle:
             self._known.keep(step.idx, outcome.result)
         self._recorded([outcome], completed, asked, wish)
         if growing is not None:
-            parts.dispatcher.publish(self._run, self._workflow, growing.ready)
+            growing.announce()
         return None
 
     def _native(self, native: Native, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:

@@ -1,7 +1,8 @@
 """Child runs: a whole run as a step of another one.
 
 The law: the child is inserted in the transaction that parks its parent's step, so there is exactly one for each
-attempt. Its end wakes the parent (a trigger, whatever ended it); its results come up as the step's result.
+attempt. Its end wakes the parent (a trigger, whatever ended it); its results come up as the step's result. It has the
+tenant of its parent, unless its own `fair_key` says whose it is.
 """
 
 from __future__ import annotations
@@ -27,12 +28,17 @@ def child(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
     if "child" in note:
         return here.journal.decide(here.run, lambda connection: _ending(here, step, connection, note))
     workflow = launch.resolve(given["workflow"], Queries(here.journal.database))
+    columns: dict[str, Json] = {"parent_run": here.run, "parent_idx": step.idx}
+    tenant = (step.options or {}).get("tenant")
+    if tenant is not None and workflow.spec.fair_key is None:
+        columns["tenant"] = tenant
     prepared = launch.prepare(
         workflow,
         given.get("params") or {},
         here.settings,
         correlation_id=here.correlation_id,
-        columns={"parent_run": here.run, "parent_idx": step.idx},
+        columns=columns,
+        means=here.dispatcher.mean_ms,
     )
 
     def begin(connection: Connection) -> Outcome | Parked:

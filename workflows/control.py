@@ -28,6 +28,7 @@ class Moved(NamedTuple):
     state: RunState  # that it is in now
     steps: int  # that were moved
     ready: list[Ready]
+    lines: frozenset[str] = frozenset()  # limits in front of others
 
 
 class Control:

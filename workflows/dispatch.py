@@ -208,6 +208,10 @@ class Dispatcher:
             producer, bundle.action, message, queue=bundle.queue, priority=9 - bundle.priority, retry=False
         )
 
+    def mean_ms(self, action: str) -> float | None:
+        """The measured mean milliseconds of an action; None where there is none."""
+        return self._durations.mean_ms(action)
+
     @property
     def value_limit(self) -> int:
         """Bytes that a value may have which travels."""

@@ -28,10 +28,11 @@ from .references import Hole, Reference, follow, parse, references, text_of
 PREFIX = "gate:"
 RATE = "gate:rate:"
 RUNS = "gate:runs:"
+FAIR = "gate:fair:"
 ENTRY = "entry:"  # roots of a run whose representative stands in the run's line
 KEY_MAX = 200  # characters of a key as they are; a longer one is known by its digest
 
-_BRACES = re.compile(r"(?<![$\w])\{((?:params\.|item\b|index\b)[^{}]*)\}")
+_BRACES = re.compile(r"(?<!\$)\{((?:params\.|item\b|index\b)[^{}]*)\}")
 _MARKED = re.compile("\x00(\\$\\{[^\x00]*\\})\x00")  # a reference in an f-string (references.Ref.__format__)
 _OTHER = re.compile(r"\{[^{}]*\}?")
 
@@ -55,7 +56,7 @@ def run_line(run: str) -> str:
 
 def fair_line(queue: str) -> str:
     """The line of the tenants on a queue."""
-    return f"gate:fair:{short(queue)}"
+    return f"{FAIR}{short(queue)}"
 
 
 def rate_line(key: str) -> str:

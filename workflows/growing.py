@@ -29,18 +29,36 @@ class Growing:
     def _within(self, connection: Connection, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
         """The rows of a statement, inside a transaction."""
 
-    def grow(self, connection: Connection, run: str, count: int, sinks: int = 0) -> int:
+    def grow(
+        self,
+        connection: Connection,
+        run: str,
+        count: int,
+        sinks: int = 0,
+        *,
+        limited: bool = False,
+        tasks: bool = False,
+    ) -> int:
         """Reserve ids for `count` more steps, `sinks` of them final ones, inside a transaction.
+
+        limited, tasks: whether steps with limits, or tasks of other applications, are among them.
 
         Raises StateError where the run is over, RunTooLarge where it has too many steps.
         """
-        rows = self._within(connection, "grow", run=run, count=count, sinks=sinks)
+        rows = self._within(
+            connection, "grow", run=run, count=count, sinks=sinks, limited=limited, tasks=tasks
+        )
         if not rows:
             raise StateError(f"run {run} is over and takes no more steps")
         first, limit = int(rows[0][0]), self._settings.run_max_steps
         if first + count > limit:
             raise RunTooLarge(first + count, limit)
         return first
+
+    def tenant(self, connection: Connection, run: str) -> str | None:
+        """Whose run it is, inside a transaction."""
+        rows = self._within(connection, "tenant", run=run)
+        return rows[0][0] if rows else None
 
     def hold(self, connection: Connection, run: str, step: Claimed, count: int) -> list[int]:
         """Let what waits for a growing step wait for `count` more steps, inside a transaction; who that is.

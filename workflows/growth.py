@@ -87,7 +87,7 @@ def rows(step: Claimed, inputs: Iterable[Item], first: int, gather: int, count: 
     lanes = mapped.get("concurrency") or count
     options = {
         name: mapped[name]
-        for name in ("retry", "timeout", "on_failure", "queue_timeout", "heartbeat", "in_doubt")
+        for name in ("retry", "timeout", "on_failure", "queue_timeout", "heartbeat", "in_doubt", "tenant")
         if mapped.get(name) is not None
     }
     if "join" in mapped:

@@ -64,7 +64,16 @@ def row(step: Claimed, idx: int, index: int, previous: Json) -> PlannedStep:
     open_ = [binding for binding in bindings if growth.sources(binding)]
     options = {
         name: looped[name]
-        for name in ("retry", "timeout", "on_failure", "join", "queue_timeout", "heartbeat")
+        for name in (
+            "retry",
+            "timeout",
+            "on_failure",
+            "join",
+            "queue_timeout",
+            "heartbeat",
+            "in_doubt",
+            "tenant",
+        )
         if looped.get(name) is not None
     }
     options |= gates.of_item(looped.get("limits") or {}, known)

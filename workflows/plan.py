@@ -21,7 +21,7 @@ from .binding import Bindings, bind, filled
 from .records import Ready
 from .references import Hole, Path, Reference, follow, references, text_of
 from .registry import PLAIN, ActionInfo, Catalogue, unknown_action
-from .spec import TASK, Default, StepSpec, UndoSpec, WorkflowSpec
+from .spec import CHILD, TASK, Default, StepSpec, UndoSpec, WorkflowSpec
 
 __all__ = ["EXPAND", "GATHER", "GATHER_SUFFIX", "INNER", "LOOP", "Plan", "PlannedStep", "bind", "plan"]
 
@@ -195,6 +195,8 @@ class _Builder:
             options = {**(options or {}), **self._when(step, needed)}
         if step.join == "any":
             options = {**(options or {}), "join": missing}
+        if step.action == CHILD and self._tenant:
+            options = {**(options or {}), "tenant": self._tenant}
         queue = step.queue or info.queue or self.default_queue
         line = fair = None
         if self.limited is not None or step.concurrency_key is not None or step.rate is not None:
@@ -316,6 +318,8 @@ class _Builder:
         if self.limited is not None or step.concurrency_key is not None or step.rate is not None:
             mapped["limits"] = self.limits(step, mapped["queue"])
             mapped["fair"] = self._tenant
+        if step.action == CHILD and self._tenant:
+            mapped["tenant"] = self._tenant
         if step.map is not None:
             mapped["concurrency"] = step.map.concurrency
         else:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from .plan import EXPAND, Plan, PlannedStep
+from .plan import EXPAND, START, Place, Plan, PlannedStep
 from .references import Hole, Path, Reference, follow
 from .registry import Catalogue
 from .spec import StepSpec, WorkflowSpec
@@ -41,13 +41,17 @@ def slow(seconds: Iterable[float | None]) -> bool:
     return any(each is not None and each > SHORT_SECONDS for each in seconds)
 
 
-def upward(dependents: Sequence[Sequence[int]], seconds: Sequence[float | None]) -> list[float]:
-    """The rank of each row, given in topological order; an edge of order alone (~row) counts like any other."""
+def upward(
+    dependents: Sequence[Sequence[int]], seconds: Sequence[float | None], beyond: float = 0.0
+) -> list[float]:
+    """The rank of each row, given in topological order; an edge of order alone (~row) counts like any other.
+
+    beyond: seconds of the longest path behind the last rows.
+    """
     ranks = [each or 0.0 for each in seconds]
     for at in range(len(ranks) - 1, -1, -1):
         below = dependents[at]
-        if below:
-            ranks[at] += max(ranks[child if child >= 0 else ~child] for child in below)
+        ranks[at] += max(ranks[child if child >= 0 else ~child] for child in below) if below else beyond
     return ranks
 
 
@@ -69,8 +73,12 @@ def differ(dependents: Sequence[Sequence[int]], ranks: Sequence[float]) -> bool:
     return any(top - bottom > SHORT_SECONDS for bottom, top in zip(low, high, strict=True))
 
 
-def ranking(dependents: Sequence[Sequence[int]], seconds: Sequence[float | None]) -> Ranking | None:
-    """The ranks of a plan's rows; None where they cannot matter."""
+def ranking(
+    dependents: Sequence[Sequence[int]], seconds: Sequence[float | None], beyond: float | None = None
+) -> Ranking | None:
+    """The ranks of a plan's rows; None where they cannot matter. `beyond`: what they come among has ranks."""
+    if beyond is not None:
+        return Ranking(seconds, upward(dependents, seconds, beyond))
     if not slow(seconds):
         return None
     ranks = upward(dependents, seconds)
@@ -83,21 +91,30 @@ def lane(count: int, lanes: int, index: int = 0) -> int:
 
 
 def ranked(
-    plan: Plan, spec: WorkflowSpec, params: Mapping[str, Any], catalogue: Catalogue, means: Means = unmeasured
+    plan: Plan,
+    spec: WorkflowSpec,
+    params: Mapping[str, Any],
+    catalogue: Catalogue,
+    means: Means = unmeasured,
+    *,
+    place: Place = START,
+    beyond: float | None = None,
 ) -> Plan:
     """A plan with the ranks of its rows where they can matter; else the plan as it is.
 
-    A step takes what it says itself, else what its action says, else what was measured.
+    A step takes what it says itself, else what its action says, else what was measured. A fragment lands in its
+    `place`, with a longest path of `beyond` seconds behind its last rows where the run has ranks.
     """
     usual = {action: _usual(action, catalogue, means) for action in spec.actions}
-    if not spec.timed and not slow(usual.values()):
+    if beyond is None and not spec.timed and not slow(usual.values()):
         return plan
-    own = [_own(spec.steps.get(row.name), usual) for row in plan.steps]
+    written = [spec.steps.get(row.name[len(place.prefix) :]) for row in plan.steps]
+    own = [_own(step, usual) for step in written]
     seconds = [
-        each if each is None or row.action != EXPAND else each * _laps(spec.steps[row.name], params)
-        for row, each in zip(plan.steps, own, strict=True)
+        each if each is None or row.action != EXPAND or step is None else each * _laps(step, params)
+        for row, step, each in zip(plan.steps, written, own, strict=True)
     ]
-    found = ranking([row.dependents for row in plan.steps], seconds)
+    found = ranking([_inner(row, place.first) for row in plan.steps], seconds, beyond)
     if found is None:
         return plan
     rows = [
@@ -109,6 +126,14 @@ def ranked(
         if row.action == EXPAND:  # the row behind it is the one that gathers
             rows[at] = replace(row, expect=None, options=_told(row, rows[at + 1].rank))
     return replace(plan, steps=rows)
+
+
+def _inner(row: PlannedStep, first: int) -> Sequence[int]:
+    """The rows of the same plan that wait for this one, by their place in it."""
+    if not first:
+        return row.dependents
+    rows = (~each if each < 0 else each for each in row.dependents)
+    return [each - first for each in rows if each >= first]
 
 
 def _usual(action: str, catalogue: Catalogue, means: Means) -> float | None:

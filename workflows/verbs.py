@@ -7,7 +7,7 @@ A verb that came too late says so and changes nothing.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from ..tasks.database import Database
 from ..tasks.errors import DefinitionError, NotFound
 from ..tasks.settings import Settings
 from . import rerun
+from .admission import Admission
 from .bulk import Bulk, apply
 from .control import Control, Moved
 from .dispatch import Dispatcher
@@ -37,6 +38,7 @@ class Verbs:
     _durations: Durations
     _dispatcher: Dispatcher | None
     _queries: Queries
+    _admission: Admission
 
     @property
     def _control(self) -> Control:
@@ -133,44 +135,48 @@ class Verbs:
     ) -> bool:
         """Let nothing begin any more of a run, of all runs of a workflow, or on a queue; False where it is paused.
 
-        Bodies that run go on, and their results count. The steps of a paused run hold no worker and cost no tick
-        anything. Runs of a paused workflow that are started meanwhile are paused from the beginning.
+        With a run its child runs are paused, and theirs. Bodies that run go on, and their results count. The other
+        steps of a paused run hold no worker, no places in limits, and cost no tick anything. Runs of a paused workflow
+        that are started meanwhile are paused from the beginning.
 
         Raises NotFound, StateError for a run that is over, DefinitionError unless one of the three is given.
         """
         _one(run, workflow, queue)
-        if run is not None:
-            return self._pauses.pause(id_of(run))
         if queue is not None:
             return self._pauses.begin("queue", queue)
-        assert workflow is not None
-        new = self._pauses.begin("workflow", workflow)
-        return self._pauses.hold_workflow(workflow) > 0 or new
+        if run is not None:
+            new, held = False, self._pauses.pause(id_of(run))
+        else:
+            assert workflow is not None
+            new, held = self._pauses.begin("workflow", workflow), self._pauses.hold_workflow(workflow)
+        self._admit(held.lines)
+        return new or held.changed
 
     def resume(
         self, run: Run | str | None = None, *, workflow: str | None = None, queue: str | None = None
     ) -> bool:
-        """Let a run, the paused runs of a workflow (all of them), or a queue go on; False where nothing was paused.
+        """Let a run, the runs of a workflow, or a queue go on; False where nothing was paused.
 
-        Each step goes on where it stood: with what it waits for, what it has noted, and the time at which it is due.
+        Each step goes on where it stood: with what it waits for, what it has noted, and the time at which it is due;
+        one with a limit stands in line again. A run that is paused for more than one reason (somebody paused that
+        very run, its workflow, or the run that it is a step of) stays until none of them is left.
 
-        Raises NotFound, StateError for a run that is over or whose workflow is paused, DefinitionError unless one of
-        the three is given.
+        Raises NotFound, StateError for a run that is over, or whose workflow, or the run that it is a step of, is
+        paused; DefinitionError unless one of the three is given.
         """
         _one(run, workflow, queue)
         sent = self._dispatcher is not None
         if run is not None:
-            run_id = id_of(run)
-            moved = self._pauses.resume(run_id, sent=sent)
-            if moved is not None:
-                self._published(run_id, moved)
-            return moved is not None
+            moved = self._pauses.resume(id_of(run), sent=sent)
+            for each, its in moved:
+                self._published(each, its)
+            return bool(moved)
         if queue is not None:
             return self._pauses.end("queue", queue)  # the next tick announces what is ready there
         assert workflow is not None
         changed = self._pauses.end("workflow", workflow)
-        for each, moved in self._pauses.free_workflow(workflow, sent=sent):
-            self._published(each, moved)
+        for each, its in self._pauses.free_workflow(workflow, sent=sent):
+            self._published(each, its)
             changed = True
         return changed
 
@@ -252,6 +258,12 @@ class Verbs:
         if self._dispatcher is not None and moved.ready and moved.state is not RunState.PAUSED:
             self._durations.refresh()
             self._dispatcher.publish(run, moved.workflow, moved.ready)
+        self._admit(moved.lines)
+
+    def _admit(self, lines: Collection[str]) -> None:
+        """Let in who may pass these limits now; without a broker the next tick does."""
+        if self._dispatcher is not None and lines:
+            self._admission.admit(lines)
 
 
 def id_of(run: Run | str | UUID) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy import case, func, select, text
 
 from ..tasks.database import Database
 from . import holders, rollcall, words
+from .control import ask
 from .dispatch import BROKER_GONE, Dispatcher
 from .hints import listed
 from .queries import Queries, as_uuid
@@ -94,7 +95,7 @@ class _Explanation:
     def reasons(self) -> Iterator[Reason]:
         """All of them, the most decisive first."""
         if self.run.state is RunState.PAUSED:
-            yield Reason("the run is paused", f"trellis resume {self.run.id}")
+            yield self._paused()
         groups = self._groups()
         for group in groups:
             if group.state is StepState.PARKED:
@@ -103,6 +104,19 @@ class _Explanation:
         for group in groups:
             if group.state is StepState.RUNNING:
                 yield self._running(group)
+
+    def _paused(self) -> Reason:
+        workflow = self.run.workflow
+        if self.database.read(
+            select(PauseRow.name).where(PauseRow.kind == "workflow", PauseRow.name == workflow)
+        ):
+            return Reason(f"workflow {workflow!r} is paused", f"trellis resume --workflow {workflow}")
+        with self.database.connection() as connection:
+            above = ask(connection, "paused_above", run=self.run.id)
+        if above:
+            whole = above[0][0]
+            return Reason(f"run {whole}, of which it is a part, is paused", f"trellis resume {whole}")
+        return Reason("the run is paused", f"trellis resume {self.run.id}")
 
     def _groups(self) -> list[Group]:
         parked = StepRow.state == StepState.PARKED.value

@@ -70,6 +70,23 @@ def test_who_falls_silent_in_a_transaction_loses_its_locks_after_two_leases(stac
     assert stack.client.get(run).state is RunState.CANCELLED
 
 
+def test_a_run_begins_with_the_first_step_that_is_taken(stack: Stack) -> None:
+    """A stray message for one that is not due, or for none at all, changes nothing."""
+    wf = Workflow("later", register=False)
+    wf.step("only", steps.noop)
+    run = stack.client.start(wf, delay=3600).id
+    stack.engine.run_bundle("noop", run, [0])
+    stack.engine.run_bundle("noop", run, [7])
+    found = stack.client.get(run)
+    assert (found.state, found.started_at) == (RunState.PENDING, None)
+    stack.rows("UPDATE step SET due_at = now() WHERE run_id = %s", run)
+    [claimed] = stack.engine.journal.claim(run, [0], "w")[0]
+    assert claimed.attempt == 1
+    found = stack.client.get(run)
+    assert found.state is RunState.RUNNING
+    assert found.started_at is not None
+
+
 def test_a_step_is_claimed_by_one_of_many(stack: Stack) -> None:
     """The same message at eight workers: one lease."""
     wf = Workflow("claims", register=False)

@@ -17,7 +17,7 @@ UPDATE step s
  WHERE s.run_id = %(run)s AND s.state IN ('ready', 'parked')
 
 -- name: begin
--- Steps whose run begins now, and that have a limit in front of them.
+-- Steps whose run begins now, and that have a limit in front of them; and retries whose run was paused meanwhile.
 WITH due AS (
     SELECT run_id, idx FROM step
      WHERE state = 'parked' AND wait IS NOT NULL AND due_at < 'infinity'::timestamptz AND due_at <= now()
@@ -25,7 +25,7 @@ WITH due AS (
      ORDER BY due_at LIMIT %(limit)s
      FOR UPDATE SKIP LOCKED
 )
-UPDATE step s SET waits_for = s.wait->>'then', wait = NULL, due_at = 'infinity'
+UPDATE step s SET waits_for = s.wait->>'then', wait = nullif(s.wait - 'then', '{}'), due_at = 'infinity'
   FROM due
  WHERE s.run_id = due.run_id AND s.idx = due.idx
 RETURNING s.waits_for

@@ -55,6 +55,7 @@ WITH held AS (
 )
 UPDATE run r
    SET state = CASE WHEN EXISTS (SELECT FROM pause WHERE kind = 'workflow' AND name = r.workflow)
+                      OR EXISTS (SELECT FROM run p WHERE p.id = r.parent_run AND p.state || '' = 'paused')
                     THEN 'paused' ELSE 'running' END,
        missing = %(missing)s, error = NULL, finished_at = NULL, started_at = coalesce(started_at, clock_timestamp()),
        follow = hooks IS NOT NULL, deadline_at = deadline_at + (clock_timestamp() - created_at)
@@ -127,8 +128,7 @@ SELECT s.idx, s.name, s.state, s.state = 'failed' AND (s.name = r.error->>'step'
  WHERE r.id = %(run)s ORDER BY s.idx
 
 -- name: open_rerun
--- A run that repeats another one, with the time limit that that one had. Like a retry it holds the places of its own at
--- once, and is not sent to the end of a line.
+-- A run that repeats another one, with the time limit that that one had. It takes no place in a limit: see `line_up`.
 WITH opened AS (
     INSERT INTO run (id, workflow, definition, correlation_id, state, params, steps, missing, origin, origin_kind,
                      tags, tenant, gates, edits, hooks, follow, deadline_at)
@@ -139,11 +139,13 @@ WITH opened AS (
            %(params)s::jsonb, %(steps)s, %(missing)s, id, 'rerun', tags, %(tenant)s, %(gates)s::text[], %(edits)s::jsonb,
            %(hooks)s::jsonb, %(hooks)s::jsonb IS NOT NULL, clock_timestamp() + (deadline_at - created_at)
       FROM run WHERE id = %(origin)s
-    RETURNING id, tags, gates
-), held AS (
-    INSERT INTO permit (gate, run_id, idx) SELECT unnest(gates), id, -1 FROM opened
+    RETURNING id, tags
 )
 INSERT INTO run_tag (tag, run_id) SELECT unnest(tags), id FROM opened
+
+-- name: read_options
+-- How these steps were to be run.
+SELECT s.idx, s.options FROM unnest(%(idx)s::int[]) AS o(idx) JOIN step s ON s.run_id = %(run)s AND s.idx = o.idx
 
 -- name: copy_reused
 -- The finished steps that a rerun reuses, as they are.
@@ -159,7 +161,8 @@ SELECT %(run)s, s.idx, s.name, s.action, s.queue, s.priority, s.state, s.missing
 -- name: copy_again
 -- The steps that a rerun computes again, as they were planned; `changed` says what edits have made of some.
 -- They wait for those of their parents that are computed again as well, and are skipped where one that is reused
--- was skipped, or failed with that policy.
+-- was skipped, or failed with that policy. A line of the run's own (`own`) is that of the new run. Answers with those
+-- that may begin, and with those that stand in line before a limit.
 WITH o AS MATERIALIZED (
     SELECT idx FROM unnest(%(idx)s::int[]) AS t(idx)
 ), again AS MATERIALIZED (
@@ -177,6 +180,7 @@ WITH o AS MATERIALIZED (
                       refs, inputs, bindings, options, rank, expect, waits_for, fair)
     SELECT %(run)s, a.idx, a.name, a.action, a.queue, a.priority,
            CASE WHEN n.open > 0 THEN 'waiting'
+                WHEN n.blocks > 0 AND NOT coalesce(w.options ? 'join', false) THEN 'ready'
                 WHEN w.options ?| '{gates,rate}' THEN 'parked' ELSE 'ready' END,
            coalesce(n.open, 0), coalesce(n.blocks, 0), %(sent)s,
            CASE WHEN coalesce(n.open, 0) = 0
@@ -190,14 +194,31 @@ WITH o AS MATERIALIZED (
       FROM again a
       LEFT JOIN need n ON n.idx = a.idx
       LEFT JOIN jsonb_to_recordset(%(changed)s::jsonb)
-             AS c(idx int, refs int[], inputs jsonb, bindings jsonb, options jsonb, gone text[], fair text)
+             AS c(idx int, refs int[], inputs jsonb, bindings jsonb, options jsonb, fair text)
              ON c.idx = a.idx
      CROSS JOIN LATERAL (
-           SELECT CASE WHEN c.idx IS NULL THEN a.options
-                       ELSE nullif(coalesce(a.options, '{}') - c.gone || c.options, '{}') END AS options) w
-    RETURNING idx, name, action, queue, priority, rank, expect, state
+           SELECT CASE WHEN %(own)s THEN replace(o.options::text, 'gate:run:' || %(origin)s, 'gate:run:' || %(run)s)::jsonb
+                       ELSE o.options END AS options
+             FROM (SELECT CASE WHEN c.options IS NULL THEN a.options ELSE nullif(c.options, '{}') END AS options) o) w
+    RETURNING idx, name, action, queue, priority, rank, expect, state, waits_for
 )
-SELECT idx, name, action, queue, priority, rank, expect FROM added WHERE state = 'ready'
+SELECT idx, name, action, queue, priority, rank, expect, CASE state WHEN 'parked' THEN waits_for END
+  FROM added WHERE state IN ('ready', 'parked')
+
+-- name: line_up
+-- A rerun of a workflow with a concurrency key waits for its turn like any run: the first of its steps that may begin
+-- stands in the line for all of them.
+WITH first AS MATERIALIZED (
+    SELECT min(idx) AS idx FROM step WHERE run_id = %(run)s AND state IN ('ready', 'parked')
+)
+UPDATE step s
+   SET state = 'parked', lease_until = NULL, fair = coalesce(%(tenant)s, ''),
+       waits_for = CASE WHEN s.idx = first.idx THEN %(line)s::text ELSE 'entry:' || %(run)s END,
+       options = CASE WHEN s.idx = first.idx
+                      THEN coalesce(s.options, '{}') || jsonb_build_object('entry', jsonb_build_array(%(line)s::text, %(limit)s::int))
+                      ELSE s.options - 'entry' END
+  FROM first
+ WHERE s.run_id = %(run)s AND s.state IN ('ready', 'parked')
 
 -- name: pause_run
 UPDATE run SET state = 'paused' WHERE id = %(run)s AND state || '' IN ('pending', 'running') RETURNING id
@@ -208,31 +229,81 @@ UPDATE run SET state = CASE WHEN started_at IS NULL THEN 'pending' ELSE 'running
 RETURNING state
 
 -- name: park_ready
--- Puts the ready steps of a paused run aside. What they had noted, waited for and were due at is kept under `paused`.
+-- Puts the ready steps of a paused run aside, and those in line before a limit, so that nobody has to pass them over. What
+-- they had noted, waited for and were due at is kept under `paused`.
 UPDATE step
    SET state = 'parked', sent = false, waits_for = 'pause', due_at = 'infinity', lease_until = NULL,
        wait = coalesce(wait, '{}') || jsonb_build_object('paused', jsonb_build_object(
-                  'waits_for', waits_for, 'due', CASE WHEN NOT sent THEN due_at END, 'noted', wait IS NOT NULL))
- WHERE run_id = %(run)s AND state = 'ready'
+                  'waits_for', waits_for, 'due', CASE WHEN state = 'ready' AND NOT sent THEN due_at END,
+                  'noted', wait IS NOT NULL))
+ WHERE run_id = %(run)s AND (state = 'ready' OR state = 'parked' AND starts_with(waits_for, 'gate:'))
 RETURNING idx
 
+-- name: give_back
+-- The places in limits of the steps that a pause has put aside: only what runs keeps its own. Answers with the gates.
+DELETE FROM permit p
+ USING step s
+ WHERE p.run_id = %(run)s AND p.idx >= 0
+   AND s.run_id = p.run_id AND s.idx = p.idx AND s.state || '' = 'parked' AND s.waits_for = 'pause'
+RETURNING p.gate
+
 -- name: unpark
--- The reverse; and those that were announced, were refused, and that no tick has met yet. The last column says whether
--- a step may begin now.
-WITH freed AS (
-    UPDATE step
-       SET state = 'ready', waits_for = wait->'paused'->>'waits_for',
-           wait = CASE WHEN (wait->'paused'->>'noted')::boolean THEN wait - 'paused' END,
-           sent = %(sent)s AND coalesce((wait->'paused'->>'due')::timestamptz <= clock_timestamp(), true),
-           due_at = greatest((wait->'paused'->>'due')::timestamptz, clock_timestamp()),
-           lease_until = clock_timestamp() + interval '1 second' * (options->>'queue_timeout')::float8
+-- The reverse; and those that were announced, were refused, and that no tick has met yet. One with a limit in front of
+-- it goes to its line again (one that will only be skipped has none), a retry when its time has come: `begin`. The
+-- last columns say whether a step may begin now, and the line.
+WITH held AS MATERIALIZED (
+    SELECT run_id, idx, wait->'paused'->>'waits_for' AS waited, clock_timestamp() AS moment,
+           (wait->'paused'->>'due')::timestamptz AS due,
+           CASE WHEN (wait->'paused'->>'noted')::boolean THEN wait - 'paused' END AS note,
+           CASE WHEN blocked > 0 AND NOT coalesce(options ? 'join', false) THEN NULL
+                WHEN starts_with(wait->'paused'->>'waits_for', 'gate:') THEN wait->'paused'->>'waits_for'
+                ELSE coalesce(options->'gates'->0->>0, options->'rate'->>0) END AS line
+      FROM step
      WHERE run_id = %(run)s AND state = 'parked' AND waits_for = 'pause'
-    RETURNING idx, name, action, queue, priority, rank, expect, attempt, failures, sent
+), freed AS (
+    UPDATE step s
+       SET state = CASE WHEN h.line IS NULL THEN 'ready' ELSE 'parked' END,
+           waits_for = CASE WHEN h.line IS NULL THEN h.waited WHEN h.due > h.moment THEN 'start' ELSE h.line END,
+           wait = CASE WHEN h.line IS NOT NULL AND h.due > h.moment
+                       THEN coalesce(h.note, '{}') || jsonb_build_object('then', h.line) ELSE h.note END,
+           sent = h.line IS NULL AND %(sent)s AND coalesce(h.due <= h.moment, true),
+           due_at = CASE WHEN h.line IS NULL OR h.due > h.moment THEN greatest(h.due, h.moment) ELSE 'infinity' END,
+           lease_until = CASE WHEN h.line IS NULL
+               THEN h.moment + interval '1 second' * (s.options->>'queue_timeout')::float8 END
+      FROM held h
+     WHERE s.run_id = h.run_id AND s.idx = h.idx
+    RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.rank, s.expect, s.attempt, s.failures, s.sent, h.line
 )
 SELECT * FROM freed
 UNION ALL
-SELECT idx, name, action, queue, priority, rank, expect, attempt, failures, %(sent)s
+SELECT idx, name, action, queue, priority, rank, expect, attempt, failures, %(sent)s, NULL
   FROM step WHERE run_id = %(run)s AND state = 'ready' AND sent
+
+-- name: paused_itself
+-- Whether somebody has paused this very run since it was last resumed, and not only its workflow, or a run that it is a
+-- part of: that is what `by` tells.
+SELECT kind = 'run.paused' FROM event
+ WHERE run_id = %(run)s AND (kind = 'run.resumed' OR kind = 'run.paused' AND NOT coalesce(detail ? 'by', false))
+ ORDER BY id DESC LIMIT 1
+
+-- name: open_below
+-- The open runs below this one, parents first, locked: ids grow, and a run is opened under the lock of its parent.
+WITH RECURSIVE below AS (
+    SELECT id FROM run WHERE parent_run = %(run)s AND state IN ('pending', 'running', 'paused')
+    UNION ALL
+    SELECT c.id FROM below b JOIN run c ON c.parent_run = b.id WHERE c.state IN ('pending', 'running', 'paused')
+)
+SELECT r.id, r.state, r.workflow, r.parent_run FROM below b JOIN run r ON r.id = b.id ORDER BY r.id FOR UPDATE OF r
+
+-- name: paused_above
+-- The topmost of the paused runs that this one is a part of.
+WITH RECURSIVE above AS (
+    SELECT p.id, p.parent_run, 1 AS n FROM run r JOIN run p ON p.id = r.parent_run
+     WHERE r.id = %(run)s AND p.state || '' = 'paused'
+    UNION ALL
+    SELECT p.id, p.parent_run, a.n + 1 FROM above a JOIN run p ON p.id = a.parent_run AND p.state || '' = 'paused'
+)
+SELECT id FROM above ORDER BY n DESC LIMIT 1
 
 -- name: begin_pause
 INSERT INTO pause (kind, name) VALUES (%(kind)s, %(name)s) ON CONFLICT DO NOTHING RETURNING name

@@ -15,8 +15,8 @@
 -- stand only on running steps, so `lease = …` says `state = 'running'` without inviting the partial index on it.
 
 -- name: claim
--- Takes the ready ones of the named steps. Duplicate messages find nothing: the row's state is checked again
--- once its lock is held. For short repeatable steps the commit does not wait for the disk (`commit` off, for this
+-- Takes the ready ones of the named steps; a run begins with the first that is taken. Duplicate messages find nothing:
+-- the row's state is checked again once its lock is held. For short repeatable steps the commit does not wait for the disk (`commit` off, for this
 -- transaction only): a claim that a crash of Postgres forgets leaves the step ready and its worker without a
 -- valid lease, so the step runs again and still counts once.
 -- Repeated after a commit that went unheard, it finds its own lease. A step that took a worker down is claimed alone.
@@ -27,10 +27,7 @@ WITH quick AS MATERIALIZED (
     SELECT %(run)s::uuid AS run_id, idx FROM unnest(%(idx)s::int[]) AS t(idx)
 ), held AS MATERIALIZED (
     SELECT name FROM pause WHERE kind = 'queue'
-), begun AS (
-    UPDATE run SET state = 'running', started_at = clock_timestamp()
-     WHERE id = %(run)s AND state || '' = 'pending'
-)
+), taken AS (
 UPDATE step s
    SET state = 'running', attempt = s.attempt + (s.lease IS NULL)::int, lease = %(lease)s, worker = %(worker)s,
        started_at = clock_timestamp(), finished_at = NULL, progress = NULL, suspect = false,
@@ -43,6 +40,11 @@ UPDATE step s
         OR s.lease = %(lease)s)
 RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s.blocked,
           s.inputs, s.bindings, s.refs, s.options, s.wait, s.rank, s.expect, r.workflow, r.correlation_id
+), begun AS (
+    UPDATE run SET state = 'running', started_at = clock_timestamp()
+     WHERE id = %(run)s AND state || '' = 'pending' AND EXISTS (SELECT FROM taken)
+)
+SELECT * FROM taken
 
 -- name: claim_ranked
 -- Takes the most urgent ready steps that a run has in a queue, whatever the message names: a queue in Redis serves in
@@ -378,6 +380,9 @@ SELECT result FROM step WHERE run_id = %(run)s AND name = ANY(%(names)s::text[])
 SELECT wait->>'task' FROM step
  WHERE run_id = %(run)s AND state = 'cancelled' AND starts_with(waits_for, 'task:')
 
+-- name: tenant
+SELECT tenant FROM run WHERE id = %(run)s
+
 -- name: clock
 SELECT extract(epoch FROM clock_timestamp())::float8
 
@@ -385,8 +390,13 @@ SELECT extract(epoch FROM clock_timestamp())::float8
 INSERT INTO event (run_id, kind, idx, detail) VALUES (%(run)s, %(kind)s, %(idx)s, %(detail)s::jsonb)
 
 -- name: grow
--- Reserves room for more steps in a run and answers with the first free id.
-UPDATE run SET steps = steps + %(count)s, missing = missing + %(sinks)s
+-- Reserves room for more steps in a run and answers with the first free id. What its end has to mind from now on, where
+-- the new steps are the first of their kind: places in limits, foreign tasks.
+UPDATE run
+   SET steps = steps + %(count)s, missing = missing + %(sinks)s,
+       gates = CASE WHEN %(limited)s THEN coalesce(gates, '{}') ELSE gates END,
+       hooks = CASE WHEN %(tasks)s THEN coalesce(hooks, '{}') || '{"tasks": true}' ELSE hooks END,
+       follow = follow OR %(tasks)s
  WHERE id = %(run)s AND state || '' IN ('running', 'paused')
 RETURNING steps - %(count)s
 
@@ -540,12 +550,14 @@ INSERT INTO definition (digest, name, spec) VALUES (%(digest)s, %(name)s, %(spec
 -- name: open_run
 -- Same workflow and key, or the same id (a start that is repeated because its commit went unheard): no row comes
 -- back, and the one that stands is read instead. A child run inherits the deadline of its parent where that is nearer.
--- Where the workflow is paused, so is the run.
+-- Where the workflow is paused, or the run that it is a step of, so is the run.
 WITH opened AS (
 INSERT INTO run (id, workflow, definition, key, correlation_id, state, params, steps, missing,
                  parent_run, parent_idx, origin, origin_kind, deadline_at, tags, tenant, single, gates, hooks, follow)
 VALUES (%(run)s, %(workflow)s, %(definition)s, %(key)s, %(correlation)s,
-        CASE WHEN EXISTS (SELECT FROM pause WHERE kind = 'workflow' AND name = %(workflow)s FOR KEY SHARE) THEN 'paused' ELSE %(state)s END,
+        CASE WHEN EXISTS (SELECT FROM pause WHERE kind = 'workflow' AND name = %(workflow)s FOR KEY SHARE)
+               OR EXISTS (SELECT FROM run p WHERE p.id = %(parent_run)s AND p.state || '' = 'paused')
+             THEN 'paused' ELSE %(state)s END,
         %(params)s::jsonb, %(steps)s, %(missing)s, %(parent_run)s, %(parent_idx)s, %(origin)s, %(origin_kind)s,
         -- A child has no more time than its parent.
         least(clock_timestamp() + interval '1 second' * %(deadline)s::float8,

@@ -26,7 +26,8 @@ DELETE FROM permit p
             THEN NOT EXISTS (SELECT FROM run r WHERE r.id = p.run_id AND r.state IN ('pending', 'running', 'paused'))
             ELSE NOT EXISTS (SELECT FROM step s WHERE s.run_id = p.run_id AND s.idx = p.idx
                                 AND (s.state IN ('ready', 'running')
-                                     OR s.state = 'parked' AND NOT starts_with(s.waits_for, 'gate:'))) END
+                                     OR s.state = 'parked' AND NOT starts_with(s.waits_for, 'gate:')
+                                        AND s.waits_for <> 'pause')) END
 
 -- name: forget_some
 -- The same for some neighbouring places of any gates, so that none outlives its gate. Answers with the
@@ -43,7 +44,8 @@ WITH chosen AS MATERIALIZED (
                 THEN NOT EXISTS (SELECT FROM run r WHERE r.id = p.run_id AND r.state IN ('pending', 'running', 'paused'))
                 ELSE NOT EXISTS (SELECT FROM step s WHERE s.run_id = p.run_id AND s.idx = p.idx
                                     AND (s.state IN ('ready', 'running')
-                                         OR s.state = 'parked' AND NOT starts_with(s.waits_for, 'gate:'))) END
+                                         OR s.state = 'parked' AND NOT starts_with(s.waits_for, 'gate:')
+                                            AND s.waits_for <> 'pause')) END
     RETURNING 1
 )
 SELECT gate, run_id, idx, (SELECT count(*) FROM chosen)::int FROM chosen ORDER BY gate DESC, run_id DESC, idx DESC LIMIT 1
@@ -57,9 +59,11 @@ INSERT INTO gate (name, turn) VALUES (%(name)s, %(at)s) ON CONFLICT (name) DO UP
 
 -- name: look
 -- The gates with those whose turn it is. The room in front of a gate comes from its first waiter's own limit; the walk
--- goes from tenant to tenant, beginning behind the one that was last, and takes an equal share of each.
+-- goes from tenant to tenant, beginning behind the one that was last, and takes an equal share of each. Within a run of
+-- which paths are known the longest goes first, as in a queue without a limit: of the `window` steps that stand in front.
+-- The last column says whose run is paused: those step out of the line.
 SELECT o.line, u.used, greatest(0.0, extract(epoch FROM g.next_at - t.moment))::float8 AS wait, t.moment,
-       w.run_id, w.idx, w.fair, w.gates, w.rate, w.entry
+       w.run_id, w.idx, w.fair, w.gates, w.rate, w.entry, (SELECT r.state = 'paused' FROM run r WHERE r.id = w.run_id)
   FROM (SELECT clock_timestamp() AS moment) t
  CROSS JOIN unnest(%(lines)s::text[]) AS o(line)
   LEFT JOIN gate g ON g.name = o.line
@@ -71,7 +75,7 @@ SELECT o.line, u.used, greatest(0.0, extract(epoch FROM g.next_at - t.moment))::
                          * (s.options->'rate'->>1)::float8 / (s.options->'rate'->>2)::float8)
                WHEN starts_with(o.line, 'gate:runs:') THEN (s.options->'entry'->>1)::float8 - u.used
                ELSE (SELECT max((e->>1)::float8) FROM jsonb_array_elements(s.options->'gates') e WHERE e->>0 = o.line)
-                    - u.used END, 0))::int AS room
+                    - u.used END, 0))::int AS room, s.rank IS NOT NULL AS ranked
       FROM step s WHERE s.state = 'parked' AND s.waits_for = o.line
      ORDER BY s.fair, s.priority DESC, s.run_id, s.idx LIMIT 1
   ) h ON true
@@ -103,9 +107,13 @@ SELECT o.line, u.used, greatest(0.0, extract(epoch FROM g.next_at - t.moment))::
     SELECT x.*, row_number() OVER (PARTITION BY t.fair) AS nth, t.place
       FROM tenants t CROSS JOIN LATERAL (
         SELECT s.run_id, s.idx, s.fair, s.options->'gates' AS gates, s.options->'rate' AS rate, s.options->'entry' AS entry
-          FROM step s
-         WHERE s.state = 'parked' AND s.waits_for = o.line AND s.fair = t.fair
-         ORDER BY s.priority DESC, s.run_id, s.idx
+          FROM (SELECT f.run_id, f.idx FROM step f
+                 WHERE f.state = 'parked' AND f.waits_for = o.line AND f.fair = t.fair
+                 ORDER BY f.priority DESC, f.run_id, f.idx
+                 LIMIT greatest(ceil(h.room::float8 / t.every), CASE WHEN h.ranked THEN %(window)s END)) f
+          JOIN step s ON s.run_id = f.run_id AND s.idx = f.idx
+         WHERE s.state || '' = 'parked' AND s.waits_for = o.line
+         ORDER BY s.priority DESC, s.run_id, s.rank DESC NULLS LAST, s.idx
          LIMIT ceil(h.room::float8 / t.every) FOR NO KEY UPDATE OF s SKIP LOCKED
       ) x
   ) w ON h.room > 0

@@ -37,8 +37,9 @@ def begin(store: Store, *, limit: int) -> Rows:
     due = [step for step in store.where("step", state="parked", waits_for="start") if step["due_at"] <= now]
     lines = []
     for step in sorted(due, key=lambda step: step["due_at"])[:limit]:
-        line = of_json(step["wait"])["then"]
-        store.update("step", step, waits_for=line, wait=None, due_at=NEVER)
+        note = of_json(step["wait"])
+        line = note.pop("then")
+        store.update("step", step, waits_for=line, wait=as_json(note) if note else None, due_at=NEVER)
         lines.append((line,))
     return lines
 

@@ -99,7 +99,9 @@ def reopen_run(store: Store, *, run: str, missing: int) -> Rows:
     for line in row["gates"] or ():
         store.insert("permit", gate=line, run_id=run, idx=-1)
     now = store.clock.now()
+    parent = None if row["parent_run"] is None else store.get("run", row["parent_run"])
     paused = store.get("pause", "workflow", row["workflow"]) is not None
+    paused = paused or (parent is not None and parent["state"] == "paused")
     deadline = row["deadline_at"]
     store.update(
         "run",

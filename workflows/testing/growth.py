@@ -17,13 +17,23 @@ _OWN = re.compile(r"[^.\[]+(\[\])?")
 
 
 @does(SQL["grow"])
-def grow(store: Store, *, run: str, count: int, sinks: int) -> Rows:
+def grow(store: Store, *, run: str, count: int, sinks: int, limited: bool, tasks: bool) -> Rows:
     """Makes room for more steps and answers with the first free id."""
     row = store.get("run", run)
     if row is None or row["state"] not in ("running", "paused"):
         return []
-    store.update("run", row, steps=row["steps"] + count, missing=row["missing"] + sinks)
+    more = {"gates": row["gates"] or []} if limited else {}
+    if tasks:
+        more |= {"hooks": as_json({**(of_json(row["hooks"]) or {}), "tasks": True}), "follow": True}
+    store.update("run", row, steps=row["steps"] + count, missing=row["missing"] + sinks, **more)
     return [(row["steps"],)]
+
+
+@does(SQL["tenant"])
+def tenant(store: Store, *, run: str) -> Rows:
+    """Whose run it is."""
+    row = store.get("run", run)
+    return [] if row is None else [(row["tenant"],)]
 
 
 @does(SQL["widen"])

@@ -38,7 +38,8 @@ def _is_held(store: Store, place: Row) -> bool:
     step = store.get("step", place["run_id"], place["idx"])
     if step is None:
         return False
-    in_line = step["state"] == "parked" and (step["waits_for"] or "").startswith(PREFIX)
+    waits_for = step["waits_for"] or ""
+    in_line = step["state"] == "parked" and (waits_for.startswith(PREFIX) or waits_for == "pause")
     return step["state"] in ("ready", "running", "parked") and not in_line
 
 
@@ -104,12 +105,19 @@ def _in_turn(store: Store, line: str, room: int) -> list[Row]:
     every = _waiting(store, line)
     tenants = sorted({step["fair"] for step in every}, key=lambda fair: (fair <= last, fair))[:room]
     share = math.ceil(room / len(tenants)) if tenants else 0
-    shares = [[step for step in every if step["fair"] == fair][:share] for fair in tenants]
+    shares = [
+        sorted((step for step in every if step["fair"] == fair), key=_longest)[:share] for fair in tenants
+    ]
     return [own[nth] for nth in range(share) for own in shares if nth < len(own)]
 
 
+def _longest(step: Row) -> tuple[Any, ...]:
+    rank = step["rank"]
+    return (-step["priority"], step["run_id"], rank is None, -(rank or 0.0), step["idx"])
+
+
 @does(SQL["look"])
-def look(store: Store, *, lines: Sequence[str], batch: int, horizon: float) -> Rows:
+def look(store: Store, *, lines: Sequence[str], batch: int, horizon: float, window: int) -> Rows:
     """The gates with those whose turn it is."""
     moment = store.clock.now()
     answer: Rows = []
@@ -121,9 +129,13 @@ def look(store: Store, *, lines: Sequence[str], batch: int, horizon: float) -> R
         for step in found:
             options = options_of(step)
             named = [options.get(name) for name in ("gates", "rate", "entry")]
-            answer.append((line, used, wait, moment, step["run_id"], step["idx"], step["fair"], *named))
+            row = store.get("run", step["run_id"])
+            paused = row is not None and row["state"] == "paused"
+            answer.append(
+                (line, used, wait, moment, step["run_id"], step["idx"], step["fair"], *named, paused)
+            )
         if not found:
-            answer.append((line, used, wait, moment, *[None] * 6))
+            answer.append((line, used, wait, moment, *[None] * 7))
     return answer
 
 

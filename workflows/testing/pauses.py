@@ -8,9 +8,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from ..control import SQL
+from ..gates import PREFIX, first_line
 from .clock import NEVER
 from .counterparts import Rows, does
-from .steps import patience, ready
+from .steps import OPEN, options_of, patience, ready
 from .store import Row, Store, as_json, of_json
 
 
@@ -35,10 +36,15 @@ def resume_run(store: Store, *, run: str) -> Rows:
 
 @does(SQL["park_ready"])
 def park_ready(store: Store, *, run: str) -> Rows:
-    """Puts the ready steps of a paused run aside; what they waited for and were due at is kept under `paused`."""
+    """Puts the ready steps of a paused run aside, and those in line; what they waited for and were due at is kept."""
     found = store.where("step", run_id=run, state="ready")
+    found += [
+        step
+        for step in store.where("step", run_id=run, state="parked")
+        if step["waits_for"].startswith(PREFIX)
+    ]
     for step in found:
-        due = None if step["sent"] else step["due_at"].isoformat()
+        due = None if step["sent"] or step["state"] != "ready" else step["due_at"].isoformat()
         kept = {"waits_for": step["waits_for"], "due": due, "noted": step["wait"] is not None}
         wait = as_json({**(of_json(step["wait"]) or {}), "paused": kept})
         store.update(
@@ -54,28 +60,89 @@ def park_ready(store: Store, *, run: str) -> Rows:
     return [(step["idx"],) for step in found]
 
 
+@does(SQL["give_back"])
+def give_back(store: Store, *, run: str) -> Rows:
+    """The places of the steps that a pause has put aside are free."""
+    aside = {step["idx"] for step in store.where("step", run_id=run, state="parked", waits_for="pause")}
+    found = [row for row in store.where("permit", run_id=run) if row["idx"] in aside]
+    for row in found:
+        store.delete("permit", row)
+    return [(row["gate"],) for row in found]
+
+
 @does(SQL["unpark"])
 def unpark(store: Store, *, run: str, sent: bool) -> Rows:
-    """The reverse, and those that were announced and refused. The last column says whether a step may begin now."""
+    """The reverse, and those that were announced and refused: whether a step may begin now, and its line."""
     announced = [step for step in store.where("step", run_id=run, state="ready") if step["sent"]]
     now = store.clock.now()
     answer: Rows = []
     for step in store.where("step", run_id=run, state="parked", waits_for="pause"):
         wait = of_json(step["wait"])
         kept = wait.pop("paused")
+        note = wait if kept["noted"] else None
         due = now if kept["due"] is None else datetime.fromisoformat(kept["due"])
-        step = store.update(
-            "step",
-            step,
-            state="ready",
-            waits_for=kept["waits_for"],
-            wait=as_json(wait) if kept["noted"] else None,
-            sent=sent and due <= now,
-            due_at=max(due, now),
-            lease_until=patience(step, now),
-        )
-        answer.append((*_to_publish(step), step["sent"]))
-    return [*answer, *((*_to_publish(step), sent) for step in announced)]
+        line = _line(step, kept["waits_for"])
+        if line is None:
+            changes = {
+                "state": "ready",
+                "waits_for": kept["waits_for"],
+                "sent": sent and due <= now,
+                "due_at": max(due, now),
+                "lease_until": patience(step, now),
+            }
+        elif due > now:  # a retry: first its time, then its line
+            note = {**(note or {}), "then": line}
+            changes = {"waits_for": "start", "due_at": due}
+        else:
+            changes = {"waits_for": line}
+        step = store.update("step", step, wait=None if note is None else as_json(note), **changes)
+        answer.append((*_to_publish(step), step["sent"], line))
+    return [*answer, *((*_to_publish(step), sent, None) for step in announced)]
+
+
+def _line(step: Row, waited: str | None) -> str | None:
+    """The line in which a step stands again; None: it has none, or is only going to be skipped."""
+    options = options_of(step)
+    if step["blocked"] > 0 and "join" not in options:
+        return None
+    return waited if waited is not None and waited.startswith(PREFIX) else first_line(options)
+
+
+@does(SQL["paused_itself"])
+def paused_itself(store: Store, *, run: str) -> Rows:
+    """Whether somebody has paused this very run since it was last resumed."""
+    told = [
+        row
+        for row in sorted(store.where("event", run_id=run), key=lambda row: row["id"])
+        if row["kind"] == "run.resumed"
+        or (row["kind"] == "run.paused" and "by" not in (of_json(row["detail"]) or {}))
+    ]
+    return [(row["kind"] == "run.paused",) for row in told[-1:]]
+
+
+@does(SQL["open_below"])
+def open_below(store: Store, *, run: str) -> Rows:
+    """The open runs below this one, parents first."""
+    found: list[Row] = []
+    parents = [run]
+    for parent in parents:
+        children = [row for row in store.where("run", parent_run=parent) if row["state"] in OPEN]
+        found += children
+        parents += [row["id"] for row in children]
+    found.sort(key=lambda row: str(row["id"]))
+    return [(row["id"], row["state"], row["workflow"], row["parent_run"]) for row in found]
+
+
+@does(SQL["paused_above"])
+def paused_above(store: Store, *, run: str) -> Rows:
+    """The topmost of the paused runs that this one is a part of."""
+    top, row = None, store.get("run", run)
+    while row is not None and row["parent_run"] is not None:
+        row = store.get("run", row["parent_run"])
+        if row is None or row["state"] != "paused":
+            break
+        top = row["id"]
+    return [] if top is None else [(top,)]
 
 
 def _to_publish(step: Row) -> tuple[object, ...]:

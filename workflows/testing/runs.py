@@ -46,6 +46,8 @@ def open_run(
     begun = store.clock.now()
     ends = None if deadline is None else begun + timedelta(seconds=deadline)
     parent = None if columns["parent_run"] is None else store.get("run", columns["parent_run"])
+    if parent is not None and parent["state"] == "paused":
+        columns["state"] = "paused"
     if parent is not None:  # a child has no more time than its parent
         ends = min((each for each in (ends, parent["deadline_at"]) if each is not None), default=None)
     if store.get("pause", "workflow", workflow) is not None:

@@ -70,8 +70,6 @@ def claim(
     if row is None:
         return []
     now = store.clock.now()
-    if row["state"] == "pending":
-        store.update("run", row, state="running", started_at=now)
     if row["state"] not in ("pending", "running"):
         return []
     found = []
@@ -85,6 +83,8 @@ def claim(
             continue
         step = _lease(store, step, lease, worker, min(seconds, limit_of(step, timeout, grace)))
         found.append(_taken(step, row))
+    if found and row["state"] == "pending":
+        store.update("run", row, state="running", started_at=now)
     return found
 
 
