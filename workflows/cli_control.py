@@ -196,7 +196,8 @@ def check(
     """Check before a deployment that this code fits the runs that are open.
 
     Compares their definitions with the actions of the imported modules: exits with 1 and names the runs where an action
-    is gone, or does not take the inputs that it is given.
+    is gone, or does not take the inputs that it is given. Steps that bodies append are in no definition: they are told
+    when a worker has met and put back one.
     """
     settings = settings_for(imports)
     modules.import_all(settings.imports)

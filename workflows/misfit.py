@@ -9,12 +9,13 @@ knows better.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..tasks.database import Database
+from ..tasks.database import Connection, Database
 from ..tasks.errors import DeploymentMismatch, InputError
 from ..tasks.logs import get_logger
+from .additions import shown
 from .control import ask
 from .hints import did_you_mean, listed
 from .journal import Journal
@@ -22,11 +23,12 @@ from .plan import EXPAND
 from .records import Claimed, Outcome, Parked
 from .registry import ActionInfo, Catalogue
 from .spec import StepSpec, WorkflowSpec
+from .states import RunState
 
 UNKNOWN = "this worker does not know its action"
 PATIENCE = 15.0  # seconds until another worker tries a step that this one does not know
-_OPEN_RUNS = 10_000  # of each state that are looked at, the newest
-_RUNS = 200  # of one definition whose steps are looked at
+_BATCH = 50  # definitions that are read at once
+_RUNS = 200  # whose steps are looked at at once, and that are named as data
 _TOLD = 5  # runs that a message names
 
 log = get_logger("trellis.misfit")
@@ -53,38 +55,90 @@ class Misfit(NamedTuple):
 def check(
     database: Database, catalogue: Catalogue, default_queue: str, queues: Collection[str] | None = None
 ) -> int:
-    """Compare the open runs with the actions of this process; answers with how many definitions they have.
+    """Compare all open runs with the actions of this process; answers with how many definitions they have.
+
+    What their definitions say, and what workers have put back. A step that a body has appended is in no definition: it
+    is looked at when its turn comes, and put back then.
 
     queues: only steps that are sent there. Raises DeploymentMismatch.
     """
     with database.connection() as connection:
-        rows = ask(connection, "open_definitions", limit=_OPEN_RUNS)
+        digests = [digest for (digest,) in ask(connection, "open_definitions")]
         found: list[Misfit] = []
-        for content, runs in rows:
-            spec = WorkflowSpec.model_validate(content)
-            misfits = list(of(spec, catalogue, default_queue, queues))
-            if not misfits:
-                continue
-            some = runs[:_RUNS]
-            hit = ask(
-                connection,
-                "open_steps",
-                runs=some,
-                actions=[*{each.action for each in misfits}, EXPAND],
-            )
-            open_in: dict[str, list[str]] = {}
-            for run, name in hit:
-                root = _ROOT.match(name)
-                if root is not None and str(run) not in open_in.setdefault(root[0], []):
-                    open_in[root[0]].append(str(run))
-            undo = {*spec.on_failure, *spec.on_cancel}
-            for each in misfits:
-                mine = some if each.step in undo else open_in.get(each.step, [])
-                if mine:
-                    found.append(each._replace(runs=tuple(map(str, mine)), more=len(runs) > len(some)))
+        for start in range(0, len(digests), _BATCH):
+            batch = digests[start : start + _BATCH]
+            for digest, content in ask(connection, "read_definitions", digests=batch):
+                spec = WorkflowSpec.model_validate(content)
+                misfits = list(of(spec, catalogue, default_queue, queues))
+                if misfits:
+                    found += _open(connection, digest, spec, misfits)
+        known = {(each.workflow, each.step) for each in found}
+        found += [
+            each
+            for each in _put_back(connection, catalogue, queues)
+            if (each.workflow, _root(each.step)) not in known
+        ]
     if found:
         raise DeploymentMismatch(found)
-    return len(rows)
+    return len(digests)
+
+
+def _open(connection: Connection, digest: str, spec: WorkflowSpec, misfits: list[Misfit]) -> list[Misfit]:
+    """Those of the misfits that are open in some run, with the newest of these runs."""
+    undo = {*spec.on_failure, *spec.on_cancel}
+    actions = [*{each.action for each in misfits}, EXPAND]
+    runs: dict[str, list[str]] = {each.step: [] for each in misfits}
+    for some in _open_runs(connection, digest):
+        hit: dict[str, dict[str, None]] = {}
+        for run, name in ask(connection, "open_steps", runs=some, actions=actions):
+            hit.setdefault(_root(name), {})[str(run)] = None
+        for step, mine in runs.items():
+            mine += some if step in undo else hit.get(step, ())
+        if all(len(mine) > _RUNS for mine in runs.values()):
+            break
+    return [
+        each._replace(runs=tuple(mine[:_RUNS]), more=len(mine) > _RUNS)
+        for each in misfits
+        if (mine := runs[each.step])
+    ]
+
+
+def _open_runs(connection: Connection, digest: str) -> Iterator[list[str]]:
+    """The open runs of a definition, some at a time."""
+    for state in (RunState.PENDING, RunState.RUNNING, RunState.PAUSED):
+        before = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+        while True:
+            rows = ask(
+                connection,
+                "open_runs_of",
+                definition=digest,
+                state=state.value,
+                before=before,
+                limit=_RUNS,
+            )
+            if rows:
+                before = str(rows[-1][0])
+                yield [str(run) for (run,) in rows]
+            if len(rows) < _RUNS:
+                break
+
+
+def _put_back(
+    connection: Connection, catalogue: Catalogue, queues: Collection[str] | None
+) -> Iterable[Misfit]:
+    """What workers could not run and have put back, as far as this code does not know its action either."""
+    found: dict[tuple[str, str, str], dict[str, None]] = {}
+    for action, workflow, name, queue, run in ask(connection, "put_back", limit=_RUNS):
+        if catalogue.get(action) is None and (queues is None or queue in queues):
+            found.setdefault((workflow, shown(name), action), {})[str(run)] = None
+    for (workflow, step, action), runs in found.items():
+        problem = _gone(action, catalogue)
+        yield Misfit(workflow, step, action, problem, tuple(runs), len(runs) >= _RUNS)
+
+
+def _root(name: str) -> str:
+    found = _ROOT.match(name)
+    return found[0] if found else name
 
 
 def of(
@@ -106,8 +160,12 @@ def _problem_of(
     if queues is not None and queue not in queues:
         return None
     if info is None:
-        return f"action {step.action!r} is gone{did_you_mean(step.action, catalogue.names())}"
+        return _gone(step.action, catalogue)
     return problem(info, step.inputs)
+
+
+def _gone(action: str, catalogue: Catalogue) -> str:
+    return f"action {action!r} is gone{did_you_mean(action, catalogue.names())}"
 
 
 def problem(info: ActionInfo | None, inputs: Mapping[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import growing
 import pytest
 import steps
 from stack import Stack, eventually
@@ -63,6 +64,35 @@ def test_an_action_that_is_gone_is_named_with_its_runs(stack: Stack) -> None:
     for run in runs:
         stack.drain(run)
     assert misfit.check(stack.engine.database, Deployed(effect=None), "celery") == 0
+
+
+def test_every_open_run_is_looked_at_however_old(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that still needs the action is the oldest of many; those behind it have done that step."""
+    monkeypatch.setattr(misfit, "_RUNS", 2)
+    runs = [stack.client.start(flow(stack)).id for _ in range(7)]
+    for run in runs[1:]:
+        stack.engine.run_bundle("effect", run, [0])
+    [found] = check(stack, Deployed(effect=None))
+    assert (found.runs, found.more) == ((runs[0],), False)
+    for run in runs:
+        stack.client.pause(run)
+    [found] = check(stack, Deployed(add=None))
+    assert (found.step, len(found.runs), found.more) == ("each", 2, True)
+
+
+def test_an_appended_step_is_told_when_a_worker_has_put_it_back(stack: Stack) -> None:
+    """It stands in no definition; and only for the queue that it is on, and while the action is gone."""
+    wf = Workflow("grows", register=False)
+    wf.step("plan", growing.plan, parts=[{"steps": {"later": {"action": "noop"}}}])
+    run = stack.client.start(wf).id
+    stack.engine.run_bundle("plan", run, [0])
+    gone = Deployed(noop=None)
+    stack.engine.actions = gone
+    stack.engine.run_bundle("noop", run, [1])
+    [found] = check(stack, gone, "celery")
+    assert (found.workflow, found.step, found.action, found.runs) == ("grows", "plan.later", "noop", (run,))
+    assert misfit.check(stack.engine.database, gone, "celery", ["slow"]) == 1
+    assert misfit.check(stack.engine.database, registry.actions, "celery") == 1
 
 
 def test_inputs_that_were_renamed_are_named(stack: Stack) -> None:
