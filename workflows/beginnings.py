@@ -8,7 +8,9 @@ under the same key take turns, so that of any number at once exactly one makes t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,6 +21,7 @@ from ..tasks.errors import DefinitionError
 from ..tasks.queries import load
 from . import launch
 from .engine import Engine
+from .hints import choices
 from .journal import Journal
 from .launch import Prepared
 from .tags import is_plain
@@ -125,6 +128,32 @@ def beginning(
         singleton = Singleton(singleton)
     wait = 0.0 if delay is None else _seconds("delay", delay)
     return Beginning(None if at is None else at.astimezone(UTC), wait, debounce, singleton)
+
+
+_OF_MESSAGES = ("tags", "correlation_id", "tenant", "deadline", "delay", "at", "debounce", "singleton")
+
+
+def of_message(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a start as a message has them, in JSON, as `Client.start` takes them. Raises DefinitionError."""
+    found = {name: value for name, value in options.items() if value is not None}
+    for name in found:
+        if name not in _OF_MESSAGES:
+            raise DefinitionError(f"there is no option {name!r}{choices(name, _OF_MESSAGES, 'there are')}")
+    if isinstance(found.get("at"), str):
+        try:
+            found["at"] = datetime.fromisoformat(found["at"])
+        except ValueError:
+            raise DefinitionError(
+                f"at={found['at']!r} is no moment in ISO 8601, such as '2026-01-31T08:00:00+01:00'"
+            ) from None
+    for name, kind in (("debounce", Debounce), ("singleton", Singleton)):
+        if isinstance(found.get(name), Mapping):
+            try:
+                found[name] = kind(**found[name])
+            except TypeError:
+                fields = ", ".join(each.name for each in dataclass_fields(kind))
+                raise DefinitionError(f"{name}={found[name]!r} is not an object with {fields}") from None
+    return found
 
 
 def write(

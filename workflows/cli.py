@@ -31,6 +31,7 @@ from . import (
     sources,
     words,
 )
+from .beginnings import Debounce
 from .cli_bulk import Asked, SinceOption, Verb
 from .cli_doubts import register as register_doubts
 from .cli_schedules import app as schedules_app
@@ -122,6 +123,20 @@ def run(
         list[str] | None,
         typer.Option("--tag", metavar="TAG", help="A text by which the run is found; may be given again."),
     ] = None,
+    debounce: Annotated[
+        str | None,
+        typer.Option(help="Starts with this key that follow one another are one run.", show_default=False),
+    ] = None,
+    debounce_wait: Annotated[
+        float, typer.Option(metavar="SECONDS", help="With --debounce: from the last start to the run.")
+    ] = 5.0,
+    tenant: Annotated[
+        str | None, typer.Option(help="Whose run it is: tenants take turns.", show_default=False)
+    ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="The run fails if it is not over by then.", show_default=False),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Watch the run until it is over.")] = False,
     as_json: AsJson = False,
     imports: Imports = None,
@@ -142,6 +157,9 @@ def run(
             at=arguments.moment(at),
             delay=delay,
             singleton=singleton,
+            debounce=None if debounce is None else Debounce(debounce, debounce_wait),
+            tenant=tenant,
+            deadline=deadline,
         )
         if before is not None:
             hint(

@@ -211,7 +211,15 @@ class Client(Verbs, Answers, Diagnosis, Doubts):
         key: str | None = None,
         correlation_id: str | None = None,
         tags: Sequence[str] = (),
+        tenant: str | None = None,
+        deadline: float | None = None,
         connection: Joinable | None = None,
+        at: datetime | None = None,
+        delay: float | timedelta | None = None,
+        debounce: Debounce | None = None,
+        singleton: Singleton | str | None = None,
+        on_success: Any = (),
+        on_failure: Any = (),
     ) -> Run:
         """Accept a run of one action (or its name); its step has the last part of that name. The rest as in `start`."""
         return self.start(
@@ -219,7 +227,15 @@ class Client(Verbs, Answers, Diagnosis, Doubts):
             key=key,
             correlation_id=correlation_id,
             tags=tags,
+            tenant=tenant,
+            deadline=deadline,
             connection=connection,
+            at=at,
+            delay=delay,
+            debounce=debounce,
+            singleton=singleton,
+            on_success=on_success,
+            on_failure=on_failure,
         )
 
     def cancel(self, run: Run | str) -> bool:

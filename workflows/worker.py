@@ -24,7 +24,7 @@ from ..tasks.app import app
 from ..tasks.errors import CommunicationError, DeploymentMismatch, ParameterError, TrellisError
 from ..tasks.logs import configure, get_logger
 from ..tasks.settings import current
-from . import answering, draining, events, foreign, misfit, recovery
+from . import answering, beginnings, draining, events, foreign, misfit, recovery
 from .client import Client
 from .dispatch import BUNDLE, RANKED, unpack
 from .engine import engine
@@ -92,12 +92,19 @@ def start(
     workflow: str | dict[str, Any],
     params: Mapping[str, Any] | None = None,
     key: str | None = None,
+    **options: Any,
 ) -> str:
     """Start a run, for applications that have only the broker; answers with the run's id.
 
-    Without a key the message's own id is one: a message that is delivered twice starts one run.
+    options: those of `Client.start` that JSON can say: tags, correlation_id, tenant, deadline, delay, at (a text in ISO
+    8601 with its offset), debounce and singleton (their fields as an object; a singleton also as its key).
+
+    Without a key, debounce or singleton the message's own id is the key: one that is delivered twice starts one run.
     """
-    return _client().start(workflow, params, key=key or f"message:{self.request.id}").id
+    given = beginnings.of_message(options)
+    if key is None and not ("debounce" in given or "singleton" in given):
+        key = f"message:{self.request.id}"
+    return _client().start(workflow, params, key=key, **given).id
 
 
 # What a foreign task says must not be lost while Postgres is away.

@@ -415,17 +415,34 @@ DELETE FROM retention WHERE workflow = %(workflow)s
 SELECT workflow, runs FROM retention ORDER BY workflow
 
 -- name: open_definitions
--- The definitions of open runs, each with its runs, the newest first.
-SELECT d.spec, o.runs
-  FROM (SELECT definition, array_agg(id ORDER BY id DESC) AS runs
-          FROM ((SELECT id, definition FROM run WHERE state = 'pending' ORDER BY id DESC LIMIT %(limit)s)
-                UNION ALL
-                (SELECT id, definition FROM run WHERE state = 'running' ORDER BY id DESC LIMIT %(limit)s)
-                UNION ALL
-                (SELECT id, definition FROM run WHERE state = 'paused' ORDER BY id DESC LIMIT %(limit)s)) r
-         GROUP BY definition) o
-  JOIN definition d ON d.digest = o.definition
- ORDER BY d.name
+-- The digests of the definitions that open runs have: one walk along the index of the open ones, and no list of them.
+SELECT DISTINCT definition FROM run WHERE state IN ('pending', 'running', 'paused') ORDER BY definition
+
+-- name: read_definitions
+SELECT digest, spec FROM definition WHERE digest = ANY(%(digests)s::text[]) ORDER BY name, digest
+
+-- name: open_runs_of
+-- Open runs of a definition, the newest first.
+SELECT id FROM run
+ WHERE state = %(state)s AND id < %(before)s AND definition = %(definition)s
+ ORDER BY id DESC LIMIT %(limit)s
+
+-- name: put_back
+-- Steps that some worker could not run, by their action: a walk from one to the next, with some steps of each.
+WITH RECURSIVE q AS (
+    (SELECT waits_for, 1 AS n FROM step
+      WHERE state = 'parked' AND waits_for >= 'action:' AND waits_for < 'action;' ORDER BY waits_for LIMIT 1)
+    UNION ALL
+    SELECT (SELECT s.waits_for FROM step s
+             WHERE s.state = 'parked' AND s.waits_for > q.waits_for AND s.waits_for < 'action;'
+             ORDER BY s.waits_for LIMIT 1), q.n + 1
+      FROM q WHERE q.waits_for IS NOT NULL AND q.n < %(limit)s
+)
+SELECT w.action, (SELECT workflow FROM run WHERE id = w.run_id), w.name, w.queue, w.run_id
+  FROM q CROSS JOIN LATERAL (
+       SELECT s.action, s.name, s.queue, s.run_id FROM step s
+        WHERE s.state = 'parked' AND s.waits_for = q.waits_for LIMIT %(limit)s) w
+ WHERE q.waits_for IS NOT NULL
 
 -- name: open_steps
 SELECT s.run_id, s.name
