@@ -142,6 +142,24 @@ def appended(parent: str, parts: list[Any], ctx: Context) -> int:
     return value
 
 
+@action(name="chaos.turn")
+def turn(previous: int, parts: list[Any], ctx: Context) -> int:
+    """A turn of a loop: one more than the turn before, and all that goes in."""
+    told(ctx, "begin")
+    leave(ctx)
+    told(ctx, "end")
+    return previous + 1 + total(parts)
+
+
+@action(name="chaos.undo", retries=PATIENT)
+def undo(value: int, ctx: Context) -> int:
+    """Takes back what a step did."""
+    told(ctx, "begin")
+    leave(ctx)
+    told(ctx, "end")
+    return value
+
+
 @action(name="chaos.once", effects="once")
 def once(value: int, parts: list[Any], ctx: Context) -> int:
     """An effect that may happen once only; where nobody knows, a person (the harness) is asked."""

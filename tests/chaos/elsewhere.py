@@ -7,9 +7,12 @@ from typing import Any
 
 from celery import Celery, Task
 
-from . import ledger
+from . import ledger, trigger
+from .harm import FAULTS
 from .sums import total
+from .trigger import passed
 
+trigger.learn(FAULTS)
 app = Celery("elsewhere", broker=os.environ.get("CELERY_BROKER_URL"))
 app.conf.task_default_queue = "elsewhere"
 
@@ -19,4 +22,5 @@ def add(self: Task, tag: str, step: str, value: int, parts: list[Any]) -> int:
     """An effect, and a sum; `tag` and `step` say whose."""
     for kind in ("begin", "effect", "end"):
         ledger.write(os.environ["CHAOS_FOLDER"], kind, tag, step, 1, self.request.id)
+        passed("inside a foreign task")
     return value + total(parts)

@@ -12,6 +12,7 @@ import os
 import signal
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -23,6 +24,7 @@ from .disk import FLAG
 from .trigger import Arm, await_file, folder
 
 HOUR = 3600.0
+ELSEWHERE = "elsewhere"  # the queue of an application that knows nothing of Trellis
 
 
 def kill_child(arm: Arm) -> None:
@@ -33,6 +35,12 @@ def kill_child(arm: Arm) -> None:
 def kill_worker(arm: Arm) -> None:
     """SIGKILL of the worker with all its children."""
     os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def kill_beat(arm: Arm) -> None:
+    """SIGKILL of beat."""
+    with suppress(ProcessLookupError):
+        os.killpg(int((folder() / "beat.pid").read_text()), signal.SIGKILL)
 
 
 def stop(arm: Arm) -> None:
@@ -62,16 +70,16 @@ def flush(arm: Arm) -> None:
 
 def duplicate(arm: Arm) -> None:
     """Put every message into its queue once more: those that wait and those that somebody works on."""
-    queue = current().default_queue
+    queues = (current().default_queue, ELSEWHERE)
     with redis.Redis.from_url(current().need_broker()) as broker:
-        for key in broker.keys(f"{queue}*"):
+        for key in (key for queue in queues for key in broker.keys(f"{queue}*")):
             if broker.type(key) == b"list":
                 waiting = broker.lrange(key, 0, -1)
                 if waiting:
                     broker.lpush(key, *waiting)
         for packed in broker.hvals("unacked"):
-            message, _, routing_key = json.loads(packed)
-            if routing_key == queue:
+            message, _, queue = json.loads(packed)
+            if queue in queues:
                 priority = (message["properties"].get("priority") or 0) // 3 * 3
                 broker.lpush(f"{queue}\x06\x16{priority}" if priority else queue, json.dumps(message))
 
@@ -97,6 +105,7 @@ def fill_disk(arm: Arm) -> None:
 FAULTS: dict[str, Callable[[Arm], None]] = {
     "kill child": kill_child,
     "kill worker": kill_worker,
+    "kill beat": kill_beat,
     "stop past the lease": stop,
     "postgres restart": server,
     "backends terminated": terminate,

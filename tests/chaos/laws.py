@@ -15,7 +15,7 @@ import psycopg
 from trellis.workflows.states import STEP_ENDS, STEP_MOVES, StepState
 
 from .ledger import Line
-from .programs import ANY, CHILD, ONCE, Expected, Program, model
+from .programs import ANY, CHILD, ONCE, VOTERS, Expected, Program, model
 
 HISTORY = """
 CREATE TABLE chaos_history (id bigint GENERATED ALWAYS AS IDENTITY, at timestamptz DEFAULT clock_timestamp(),
@@ -31,7 +31,7 @@ CREATE TRIGGER chaos_note AFTER UPDATE ON step FOR EACH ROW WHEN (OLD.state <> N
 """
 _AWAKE = 0.5  # seconds for all processes of a stopped worker to go on, on a busy machine
 _STEPS = """
-SELECT name, state, result, missing, attempt, lease IS NOT NULL FROM step WHERE run_id = %s ORDER BY idx
+SELECT name, state, result, missing, attempt, lease IS NOT NULL, failures FROM step WHERE run_id = %s ORDER BY idx
 """
 _MOVES = """
 SELECT idx, name, source, target, extract(epoch FROM at)::float8 FROM chaos_history WHERE run_id = %s ORDER BY id
@@ -65,6 +65,66 @@ def check(
     yield from _once(connection, run, program, steps, lines)
     yield from _children(connection, run, program if fails is None else None, steps, ledger)
     yield from _elsewhere(connection, run, program, steps, ledger)
+    yield from _undone(connection, run, program, steps, ledger, failed=fails is not None)
+    yield from _approved(program, steps)
+
+
+def check_cancelled(
+    connection: psycopg.Connection[Any],
+    run: str,
+    program: Program,
+    base: int,
+    ledger: Mapping[str, Sequence[Line]],
+    pauses: Sequence[Pause] = (),
+) -> Iterator[str]:
+    """Everything that is wrong with a run that somebody has cancelled, if it was not over by then."""
+    [(state,)] = connection.execute("SELECT state FROM run WHERE id = %s", [run]).fetchall()
+    if state != "cancelled":
+        yield from check(connection, run, program, base, ledger, pauses)
+        return
+    lines = ledger.get(run, [])
+    steps = {row[0]: row[1:] for row in connection.execute(_STEPS, [run]).fetchall()}
+    yield from moves(connection, run, lines, pauses)
+    yield from _tidy(steps)
+    yield from _once(connection, run, program, steps, lines)
+    yield from _children(connection, run, None, steps, ledger)
+
+
+def _undone(
+    connection: psycopg.Connection[Any],
+    run: str,
+    program: Program,
+    steps: Mapping[str, Any],
+    ledger: Mapping[str, Sequence[Line]],
+    *,
+    failed: bool,
+) -> Iterator[str]:
+    """What the finished steps of a failed run did is undone, the latest first, by one run; nothing else is."""
+    ended = connection.execute("SELECT name, finished_at, idx FROM step WHERE run_id = %s", [run]).fetchall()
+    at = {name: (when, idx) for name, when, idx in ended}
+    wanted = [name for name in program.undone if failed and steps[name][0] == "succeeded"]
+    wanted.sort(key=lambda name: at[name], reverse=True)
+    found = connection.execute("SELECT id::text, state FROM run WHERE origin = %s", [run]).fetchall()
+    if len(found) != bool(wanted):
+        yield f"{wanted} are to be undone, and {len(found)} runs do that"
+    for undoing, state in found:
+        rows = connection.execute(
+            "SELECT name FROM step WHERE run_id = %s AND name LIKE 'un%%' ORDER BY idx", [undoing]
+        ).fetchall()
+        if state != "succeeded" or [name for (name,) in rows] != [f"un{name}" for name in wanted]:
+            yield f"run {undoing} undoes {rows}, and should undo {wanted}: it {state}"
+        done = {line.step for line in ledger.get(undoing, []) if line.kind == "effect"}
+        if done != {f"un{name}" for name in wanted}:
+            yield f"run {undoing} had the effects {sorted(done)}"
+
+
+def _approved(program: Program, steps: Mapping[str, Any]) -> Iterator[str]:
+    """An approval went on with as many voices as it needs."""
+    for node in program.nodes:
+        if node.kind == "approval" and steps[node.name][0] == "succeeded":
+            by = steps[node.name][1]["by"]
+            if len(set(by)) < node.options["needed"] or not set(by) <= set(VOTERS):
+                yield f"{node.name} went on with the voices of {by}"
 
 
 def _once(
@@ -101,7 +161,8 @@ def _elsewhere(
             ids = {
                 line.key for line in ledger.get(tag, []) if line.step == node.name and line.kind == "effect"
             }
-            if len(ids) != 1:
+            # Under another id only where Celery itself has reported a failure of the task.
+            if not 1 <= len(ids) <= 1 + steps[node.name][5]:
                 yield f"{node.name} had its effect elsewhere under {len(ids)} ids"
 
 
@@ -235,7 +296,7 @@ def _woke_up(line: Line, paused: Pause) -> bool:
 
 
 def _tidy(steps: Mapping[str, Any]) -> Iterator[str]:
-    for name, (state, _, _, _, leased) in steps.items():
+    for name, (state, _, _, _, leased, _) in steps.items():
         if StepState(state) not in STEP_ENDS:
             yield f"{name} is still {state}"
         if leased:

@@ -19,13 +19,13 @@ from trellis.tasks.processes import birth
 from trellis.workflows import Doubt
 
 from . import ledger
+from .programs import VOTERS
 from .stage import Stage
 
 T = TypeVar("T")
 AWAY = (CommunicationError, psycopg.OperationalError, psycopg.InterfaceError)
 _PATIENCE = 20.0  # seconds for which somebody tries to be heard
 _OFTEN = 0.15  # seconds between two looks at what waits for an answer
-VOTERS = ("ann", "bob")
 
 
 class Planned(NamedTuple):

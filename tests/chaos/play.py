@@ -13,13 +13,14 @@ from functools import partial
 from random import Random
 from typing import NamedTuple
 
-from . import laws, ledger, programs
+from . import extras, laws, ledger, programs
 from .cases import NEEDS, Case, Wave
+from .extras import TICKS, Ticking
 from .harm import set_clock
 from .helper import Helper
 from .ledger import Line
 from .people import People, patiently
-from .stage import WORKERS, Stage
+from .stage import CLOCKS, Stage
 from .trigger import ARMED, Arm, publish
 
 RUNS = 2  # of one program in a case
@@ -70,6 +71,8 @@ def passages(point: str, program: programs.Program, rng: Random) -> int:
     """At which passage of a point the fault happens: one that every play of the program reaches."""
     if point == "inside tick":
         return 1
+    if point == "inside a schedule's tick":
+        return rng.randint(1, TICKS)
     if point in ("before the effect", "after the effect") and program.fatal is None:
         expected = programs.model(program, 0).values()
         return rng.randint(1, RUNS * sum(row.effects for row in expected))
@@ -98,14 +101,14 @@ class _Scene:
             for each in self.plays:
                 each.start()
             self.stage.until(self._done, PATIENCE, "all runs over")
-            self.stage.until(self._tidy, PATIENCE / 4, "places given back")
+            self.stage.until(self._tidy, PATIENCE / 4, "places given back, failed runs undone")
         except TimeoutError as late:
             self.problems.append(str(late))
         finally:
             (self.stage.folder / ARMED).unlink()
             for each in self.plays:
                 each.helper.end()
-            for worker in WORKERS:
+            for worker in CLOCKS:
                 set_clock(self.stage.clock(worker), 0.0)
             self.people.end()
         self.pauses = [each.helper.paused for each in self.plays if each.helper.paused is not None]
@@ -121,21 +124,26 @@ class _Scene:
     def _done(self) -> bool:
         helped = [each.helper.look() for each in self.plays]
         calm = all(each.helper.settled(_CALM) for each in self.plays)
-        return self.people.look(calm=calm) and all(helped) and self._over()
+        return self.people.look(calm=calm) and all(helped) and self._over() and self._ticked()
+
+    def _ticked(self) -> bool:
+        return all(each.ticking is None or each.ticking.over() for each in self.plays)
 
     def _over(self) -> bool:
         statement = "SELECT id::text FROM run WHERE id = ANY(%s::uuid[]) AND state = ANY(%s)"
-        runs = [run for each in self.plays for run in each.runs]
+        runs = [run for each in self.plays for run in each.every]
         still = {run for (run,) in self.stage.rows(statement, runs, list(_OPEN))}
         for each in self.plays:
-            if not each.seconds and not still & each.runs.keys():
+            if not each.seconds and not still & each.every.keys():
                 each.seconds = time.monotonic() - self._began
         return not still
 
     def _tidy(self) -> bool:
-        """Whether places in limits were given back: those of a killed worker are found by the next ticks."""
+        """Whether places in limits were given back, and failed runs undone: what a killed worker left, ticks find."""
         statement = "SELECT count(*) FROM permit WHERE run_id = ANY(%s::uuid[])"
-        return self.stage.rows(statement, [run for each in self.plays for run in each.runs]) == [(0,)]
+        if self.stage.rows(statement, [run for each in self.plays for run in each.every]) != [(0,)]:
+            return False
+        return all(each.undone() for each in self.plays)
 
 
 class _Play:
@@ -151,24 +159,54 @@ class _Play:
         self.arm = Arm(case.name, case.point, passage, case.fault, self.rng.randrange(1000))
         self.helper = Helper(scene.stage, self.arm)
         self.runs: dict[str, int] = {}  # id to the parameter
+        self.doomed: dict[str, int] = {}  # one that somebody cancels
+        scheduled = case.point == "inside a schedule's tick" or case.fault == "kill beat"
+        scheduled = scheduled or self.rng.random() < 0.1
+        self.ticking = Ticking(scene.stage, scene.people, case.name) if scheduled else None
         self.seconds = 0.0
+
+    @property
+    def every(self) -> dict[str, int]:
+        """All its runs, by id, with their parameter."""
+        return {**self.runs, **self.doomed}
 
     def start(self) -> None:
         """Start its runs, and let people know of them."""
-        workflow = programs.workflow(self.program)
+        if self.ticking is not None:
+            self.ticking.start()
+        people, client, rng = self.scene.people, self.stage.client, self.rng
         for number in range(RUNS):
-            base = self.rng.randrange(1000)
-            # The tick announces what was started without a broker.
-            quiet = self.case.point == "inside tick" or self.rng.random() < 0.25
-            client = self.stage.without_broker if quiet else self.stage.client
-            tag = f"{self.case.name}-{number}"
-            start = partial(client.start, workflow, {"base": base, "tag": tag}, key=tag)
-            run = patiently(start)
-            assert run is not None
-            self.runs[run.id] = base
+            run = self._run(str(number), self.runs)
             for node in self.program.nodes:
                 if node.kind == "signal":
-                    self._signal(run.id, node)
+                    self._signal(run, node)
+        if rng.random() < 0.2:
+            extras.pause(
+                people, self.stage, rng.choice(list(self.runs)), rng.uniform(0, 0.8), rng.uniform(0, 0.8)
+            )
+        if rng.random() < 0.2:
+            doomed = self._run("doomed", self.doomed)
+            people.later(rng.uniform(0, 1.5), partial(client.cancel, doomed))
+
+    def _run(self, name: str, runs: dict[str, int]) -> str:
+        base = self.rng.randrange(1000)
+        # The tick announces what was started without a broker.
+        quiet = self.case.point == "inside tick" or self.rng.random() < 0.25
+        client = self.stage.without_broker if quiet else self.stage.client
+        tag = f"{self.case.name}-{name}"
+        workflow = programs.workflow(self.program)
+        run = patiently(partial(client.start, workflow, {"base": base, "tag": tag}, key=tag))
+        assert run is not None
+        runs[run.id] = base
+        return run.id
+
+    def undone(self) -> bool:
+        """Whether all of its runs that have failed are undone, as far as there is something to undo."""
+        statement = """SELECT count(*) FROM run r WHERE r.id = ANY(%s::uuid[]) AND r.state = 'failed'
+                        AND EXISTS (SELECT 1 FROM step s WHERE s.run_id = r.id AND s.name = ANY(%s)
+                                       AND s.state = 'succeeded')
+                        AND NOT EXISTS (SELECT 1 FROM run u WHERE u.origin = r.id AND u.state = 'succeeded')"""
+        return self.stage.rows(statement, list(self.every), list(self.program.undone)) == [(0,)]
 
     def _signal(self, run: str, node: programs.Node) -> None:
         """Send a signal twice: under one id it counts once."""
@@ -189,11 +227,13 @@ class _Play:
 
     def wrong(self, lines: Mapping[str, list[Line]]) -> Iterator[str]:
         """What the laws find, now."""
-        for run, base in self.runs.items():
-            for problem in laws.check(
-                self.stage.connect(), run, self.program, base, lines, self.scene.pauses
-            ):
+        connection, program, pauses = self.stage.connect(), self.program, self.scene.pauses
+        for run, base in self.every.items():
+            check = laws.check_cancelled if run in self.doomed else laws.check
+            for problem in check(connection, run, program, base, lines, pauses):
                 yield f"run {run}: {problem}"
+        if self.ticking is not None:
+            yield from self.ticking.problems(lines, pauses)
 
     def _open(self) -> Iterator[str]:
         statement = """SELECT s.run_id, s.name, s.state, s.attempt, s.missing, s.worker, s.due_at - now(),
@@ -202,7 +242,7 @@ class _Play:
                         WHERE r.id = ANY(%s::uuid[]) AND r.state = ANY(%s)
                           AND s.state IN ('ready', 'running', 'parked', 'waiting')"""
         for run, name, state, attempt, missing, worker, due, lease, sent in self.stage.rows(
-            statement, list(self.runs), list(_OPEN)
+            statement, list(self.every), list(_OPEN)
         ):
             yield (
                 f"run {run}: {name} is {state} (attempt {attempt}, {missing} missing, {worker}, due in {due}, "

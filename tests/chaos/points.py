@@ -16,7 +16,7 @@ import fsspec
 import psycopg
 
 from trellis.tasks.database import Database
-from trellis.workflows import journal
+from trellis.workflows import journal, schedules
 from trellis.workflows.appending import Appending
 from trellis.workflows.journal import Journal
 
@@ -74,6 +74,7 @@ def install() -> None:
         Journal, "decide", before="before parking", after="after parking", when=lambda answer: answer is None
     )
     wrap(Journal, "widen", after="inside map expansion", when=lambda _: True)
+    wrap(schedules, "_handle", after="inside a schedule's tick")
     wrap(Appending, "insert", after="inside append", when=lambda _: True)
     _install_lie()
     trigger.learn({**FAULTS, "commit unheard": _tell_a_lie})

@@ -65,20 +65,20 @@ class Program(ABC):
         self.log = folder / f"{name}.log"
         self._arguments = arguments
         self._env = dict(env)
-        self._pid: int | None = None
-        self.starts = 0
+        self.pid: int | None = None
 
-    def start(self) -> None:
-        """Start it, if it does not run."""
-        if self._pid is None or self._ended():
-            self._pid = self._start()
-            self.starts += 1
+    def start(self) -> bool:
+        """Start it, if it does not run; whether that was needed."""
+        if self.pid is not None and not self._ended():
+            return False
+        self.pid = self._start()
+        return True
 
     def send(self, number: int) -> None:
         """Send a signal to it and all its children."""
-        if self._pid is not None:
+        if self.pid is not None:
             with suppress(ProcessLookupError):
-                os.killpg(self._pid, number)
+                os.killpg(self.pid, number)
 
     def end(self) -> None:
         """Kill it; cases are over."""
@@ -111,7 +111,7 @@ class Forked(Program):
         return int(self._zygote.ask(log=str(self.log), arguments=self._arguments, environment=self._env))
 
     def _ended(self) -> bool:
-        return bool(self._zygote.ask(poll=self._pid))
+        return bool(self._zygote.ask(poll=self.pid))
 
 
 class Stranger(Program):

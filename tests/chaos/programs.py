@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, NamedTuple
 
-from trellis.workflows import Workflow
+from trellis.workflows import Rate, Retry, Workflow
 from trellis.workflows.spec import Default
 
 from . import actions
 from .sums import total
 
+VOTERS = ("ann", "bob")
 ANY = object()  # a value that the model does not know (an artifact's address)
 NOTHING = object()  # no value: the step was skipped, or failed
 
@@ -40,6 +41,11 @@ class Program:
     nodes: tuple[Node, ...]
     fatal: str | None  # the step with which a run fails, where its turn comes
 
+    @property
+    def undone(self) -> tuple[str, ...]:
+        """The steps that are undone after a run has failed."""
+        return tuple(node.name for node in self.nodes if "undone" in node.options)
+
     def fails(self, base: int) -> str | None:
         """The step with which a run of this parameter fails; None where it succeeds."""
         return self.fatal if self.fatal and model(self, base)[self.fatal].states == FAILED else None
@@ -57,6 +63,10 @@ DONE, FAILED, SKIPPED = (frozenset({state}) for state in ("succeeded", "failed",
 
 # What a step of kind "child" runs.
 CHILD = Program(0, (Node("root", "effect", (), 7), Node("last", "effect", ("root",), 11)), None)
+
+
+# What a schedule starts; it gets its tick.
+TICKED = Program(0, (Node("root", "effect", (), 5),), None)
 
 
 def signal_of(node: Node) -> str:
@@ -80,6 +90,10 @@ KINDS += (
     "once",
     "probed",
     "booked",
+    "approval",
+    "loop",
+    "rated",
+    "saga",
 )
 ONCE = ("once", "probed", "booked")  # their effects happen once, whatever happens
 
@@ -102,7 +116,8 @@ def draw(seed: int, *always: str, without: str = "") -> Program:
     over = [node.name for node in nodes[2:] if node.kind not in ("listing", "store", "store_or_not")]
     below = (*forced, *(name for name in rng.sample(over, min(len(over), 2)) if name not in forced))
     nodes.append(Node("last", "effect", below, rng.randrange(100)))
-    fatal = "fatal" if rng.random() < 0.12 else None
+    saga = any("undone" in node.options for node in nodes)
+    fatal = "fatal" if rng.random() < (0.6 if saga else 0.1) else None
     if fatal is not None:
         nodes.append(Node(fatal, "broken", ("last",), rng.randrange(100), {"policy": "fail"}))
     return Program(seed, tuple(nodes), fatal)
@@ -111,37 +126,22 @@ def draw(seed: int, *always: str, without: str = "") -> Program:
 def _add(nodes: list[Node], kind: str, name: str, rng: Random) -> None:
     parents = tuple(rng.sample([node.name for node in nodes][-4:], rng.randint(1, min(len(nodes), 3))))
     value = rng.randrange(100)
-    if kind == "flaky":
-        nodes.append(Node(name, kind, parents, value, {"times": rng.randint(1, 3)}))
-    elif kind == "slow":
-        nodes.append(Node(name, kind, parents, value, {"seconds": rng.choice((0.1, 0.3, 0.6))}))
-    elif kind == "map":
-        nodes.append(Node(name, "map", parents, value, _mapped(rng) | {"count": rng.randint(2, 9)}))
-    elif kind == "map of a result":
+    if kind == "map of a result":
         nodes.append(Node(f"{name}l", "listing", parents, value, {"count": rng.randint(0, 9)}))
         nodes.append(Node(name, "map", (f"{name}l",), value, _mapped(rng) | {"over": f"{name}l"}))
-    elif kind in ("skipped", "default"):
-        nodes.append(Node(name, "broken", parents, value, {"policy": kind}))
     elif kind == "stored":
         nodes.append(Node(f"{name}w", "store", parents, value))
         nodes.append(Node(name, "load", (f"{name}w",), value))
-    elif kind == "stored or not":
-        nodes.append(Node(name, "store_or_not", parents, value))
     elif kind == "append":
         nodes.append(Node(name, "append", parents, value, {"count": rng.randint(1, 4)}))
         nodes.append(Node(f"{name}g", "appended", (name,), 0, {"parent": name}))
-    elif kind == "condition":
-        nodes.append(Node(name, "effect", parents, value, {"above": rng.choice((-1, 500, 1000))}))
-    elif kind == "limited":
-        key = rng.choice(("chaos", "chaos-{params.base}"))
-        nodes.append(
-            Node(name, "effect", parents, value, {"concurrency_key": key, "limit": rng.randint(1, 2)})
-        )
-    elif kind in ("signal", "sleep", "child", "foreign", *ONCE):
-        nodes.append(Node(name, kind, parents, value))
     else:
-        more = {"expect": rng.choice((0.02, 0.5, 3.0))} if rng.random() < 0.2 else {}
-        nodes.append(Node(name, "effect", parents, value, more))
+        built, options = SINGLE.get(kind, (kind, _no_options))
+        nodes.append(Node(name, built, parents, value, options(rng)))
+
+
+def _no_options(_: Random) -> dict[str, Any]:
+    return {}
 
 
 def _mapped(rng: Random) -> dict[str, Any]:
@@ -150,21 +150,58 @@ def _mapped(rng: Random) -> dict[str, Any]:
     return {"concurrency": lanes, "item": item, "limits": limits}
 
 
+def _limited(rng: Random) -> dict[str, Any]:
+    return {"concurrency_key": rng.choice(("chaos", "chaos-{params.base}")), "limit": rng.randint(1, 2)}
+
+
+# Kinds that are one step: how it is built, and with which options.
+SINGLE: dict[str, tuple[str, Callable[[Random], dict[str, Any]]]] = {
+    "effect": (
+        "effect",
+        lambda rng: {"expect": rng.choice((0.02, 0.5, 3.0))} if rng.random() < 0.2 else {},
+    ),
+    "flaky": ("flaky", lambda rng: {"times": rng.randint(1, 3)}),
+    "slow": ("slow", lambda rng: {"seconds": rng.choice((0.1, 0.3, 0.6))}),
+    "map": ("map", lambda rng: _mapped(rng) | {"count": rng.randint(2, 9)}),
+    "skipped": ("broken", lambda _: {"policy": "skipped"}),
+    "default": ("broken", lambda _: {"policy": "default"}),
+    "stored or not": ("store_or_not", _no_options),
+    "condition": ("effect", lambda rng: {"above": rng.choice((-1, 500, 1000))}),
+    "limited": ("effect", _limited),
+    "approval": ("approval", lambda rng: {"needed": rng.randint(1, 2)}),
+    "loop": ("loop", lambda rng: {"turns": rng.randint(1, 3)}),
+    "rated": ("effect", lambda _: {"rate": Rate("chaos", 8, per=0.4)}),
+    "saga": ("effect", lambda _: {"undone": True}),
+}
+
+
 # --- as a workflow
 
 
 def workflow(program: Program) -> Workflow:
     """The program as Trellis runs it; its one parameter goes into the root."""
     wf = Workflow(f"chaos-{program.seed}", params={"base": int, "tag": str}, register=False)
+    return _filled(wf, program)
+
+
+def ticked(name: str) -> Workflow:
+    """What a schedule starts, under a name of its own."""
+    wf = Workflow(name, params={"base": int, "tag": str, "tick": str}, register=False)
+    return _filled(wf, TICKED)
+
+
+def _filled(wf: Workflow, program: Program) -> Workflow:
     made: dict[str, Any] = {}
     for node in program.nodes:
         parts = [made[name] for name in node.parents] or [wf.params.base]
         made[node.name] = BUILD.get(node.kind, _plain)(wf, node, parts)
+        if node.name in program.undone:
+            wf.on_failure(f"un{node.name}", actions.undo, of=made[node.name], value=made[node.name])
     return wf
 
 
 def _plain(wf: Workflow, node: Node, parts: list[Any]) -> Any:
-    more = dict(node.options)
+    more = {key: value for key, value in node.options.items() if key != "undone"}
     if "above" in more:
         more["when"] = f"params.base > {more.pop('above')}"
     return wf.step(node.name, f"chaos.{node.kind}", value=node.value, parts=parts, **more)
@@ -172,6 +209,17 @@ def _plain(wf: Workflow, node: Node, parts: list[Any]) -> Any:
 
 def _signal(wf: Workflow, node: Node, parts: list[Any]) -> Any:
     return wf.wait_for(node.name, signal_of(node), after=node.parents)
+
+
+def _approval(wf: Workflow, node: Node, parts: list[Any]) -> Any:
+    show, needed = {"value": node.value}, node.options["needed"]
+    return wf.approve(node.name, "may it go on?", show=show, who=VOTERS, needed=needed, after=node.parents)
+
+
+def _loop(wf: Workflow, node: Node, parts: list[Any]) -> Any:
+    until = f"index + 1 >= {node.options['turns']}"
+    inputs = {"previous": wf.previous, "parts": parts}
+    return wf.loop(node.name, actions.turn, until=until, limit=9, start=node.value, inputs=inputs)
 
 
 def _sleep(wf: Workflow, node: Node, parts: list[Any]) -> Any:
@@ -184,7 +232,9 @@ def _appended(wf: Workflow, node: Node, parts: list[Any]) -> Any:
 
 def _foreign(wf: Workflow, node: Node, parts: list[Any]) -> Any:
     given = [wf.params.tag, node.name, node.value, parts]
-    return wf.step(node.name, task="elsewhere.add", args=given, queue="elsewhere")
+    # A killed child of the other worker is a failure that Celery reports, as it does to any caller.
+    retry = Retry(9, base=0.05, max_delay=0.3)
+    return wf.step(node.name, task="elsewhere.add", args=given, queue="elsewhere", retry=retry)
 
 
 def _child(wf: Workflow, node: Node, parts: list[Any]) -> Any:
@@ -225,6 +275,8 @@ BUILD: dict[str, Callable[[Workflow, Node, list[Any]], Any]] = {
     "load": _load,
     "store_or_not": _store_or_not,
     "signal": _signal,
+    "approval": _approval,
+    "loop": _loop,
     "sleep": _sleep,
     "child": _child,
     "appended": _appended,
@@ -244,7 +296,7 @@ def model(program: Program, base: int) -> dict[str, Expected]:
         if any(part is NOTHING for part in parts) or base <= node.options.get("above", -1):
             values[node.name] = NOTHING
             rows[node.name] = Expected(SKIPPED, None, 0)
-            if node.kind == "map":
+            if node.kind in ("map", "loop"):
                 rows[f"{node.name}[]"] = Expected(SKIPPED, None, 0)
             continue
         values[node.name] = MODEL.get(node.kind, _effect_model)(node, parts, rows)
@@ -301,6 +353,22 @@ def _signal_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> An
     return node.value
 
 
+def _approval_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    rows[node.name] = Expected(DONE, ANY, 0)
+    return {}  # it counts nothing
+
+
+def _loop_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
+    value = node.value
+    for index in range(node.options["turns"]):
+        value += 1 + total(parts)
+        rows[f"{node.name}[{index}]"] = Expected(DONE, value, 1)
+        rows[f"{node.name}[?{index}]"] = Expected(DONE, index + 1, 0)
+    rows[node.name] = Expected(DONE, 0, 0)
+    rows[f"{node.name}[]"] = Expected(DONE, value, 0)
+    return value
+
+
 def _sleep_model(node: Node, parts: list[Any], rows: dict[str, Expected]) -> Any:
     rows[node.name] = Expected(DONE, None, 0)
     return None
@@ -353,6 +421,8 @@ MODEL: dict[str, Callable[[Node, list[Any], dict[str, Expected]], Any]] = {
     "store_or_not": _store_or_not_model,
     "load": _load_model,
     "signal": _signal_model,
+    "approval": _approval_model,
+    "loop": _loop_model,
     "sleep": _sleep_model,
     "child": _child_model,
     "append": _append_model,

@@ -22,6 +22,7 @@ from trellis.tasks.settings import PREFIX, Settings
 from trellis.workflows import Client
 
 from . import laws
+from .harm import ELSEWHERE
 from .processes import PATH, Forked, Program, Stranger, Zygote
 
 # Short, so that a case takes seconds; the ratios between the times are those of the defaults. A busy machine may
@@ -40,8 +41,8 @@ QUICK: dict[str, Any] = {
     "max_crashes": 25,
 }
 WORKERS = ("one", "two")
+CLOCKS = (*WORKERS, ELSEWHERE)
 QUIET = ("--without-gossip", "--without-mingle")
-ELSEWHERE = "elsewhere"  # the queue of an application that knows nothing of Trellis
 _MIGRATION = threading.Lock()
 
 
@@ -70,28 +71,18 @@ class Stage:
         self.workers = [self._worker(name) for name in WORKERS]
         beat = ("beat", "-s", str(folder / "schedule"), "-l", "warning")
         self.beat = Forked(zygote, "beat", beat, self._environment("beat"), folder)
-        other = (
-            "-A",
-            "chaos.elsewhere",
-            "worker",
-            "-n",
-            "other@chaos",
-            "-c",
-            "1",
-            "-Q",
-            ELSEWHERE,
-            "-l",
-            "info",
-        )
-        env = self._environment("beat", CELERY_BROKER_URL=servers.broker_url)
+        other = f"-A chaos.elsewhere worker -n other@chaos -c 1 -Q {ELSEWHERE} -l info".split()
+        env = self._environment("beat", CELERY_BROKER_URL=servers.broker_url, **self._clocked(ELSEWHERE))
         self.elsewhere = Stranger(ELSEWHERE, (*other, *QUIET), env, folder)
 
     def _worker(self, name: str) -> Program:
         arguments = ("worker", "-n", f"{name}@chaos", "-c", "2", "-P", "prefork", "-l", "info")
-        clock = self.clock(name)
-        clock.write_bytes(bytes(8))
-        env = self._environment(name, CHAOS_CLOCK=str(clock), CHAOS_WORKER=name)
+        env = self._environment(name, **self._clocked(name))
         return Forked(self._zygote, name, (*arguments, *QUIET), env, self.folder)
+
+    def _clocked(self, name: str) -> dict[str, str]:
+        self.clock(name).write_bytes(bytes(8))
+        return {"CHAOS_CLOCK": str(self.clock(name)), "CHAOS_WORKER": name}
 
     def clock(self, worker: str) -> Path:
         """The file that says how wrong a worker's clock is."""
@@ -115,7 +106,8 @@ class Stage:
     def supervise(self) -> None:
         """Start what is dead."""
         for program in self.programs:
-            program.start()
+            if program.start() and program is self.beat:
+                (self.folder / "beat.pid").write_text(str(program.pid))
 
     def ready(self, seconds: float = 60.0) -> None:
         """Wait until both workers take messages."""
