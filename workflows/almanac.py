@@ -90,9 +90,15 @@ def now(connection: Connection) -> datetime:
     return moment
 
 
-def read(connection: Connection, name: str | None = None, workflow: str | None = None) -> list[Schedule]:
-    """All schedules, or the one of a name, or those of a workflow; by name."""
-    return [schedule_of(row) for row in ask(connection, "read", name=name, workflow=workflow)]
+def one(connection: Connection, name: str) -> Schedule | None:
+    """The schedule of a name; None where there is none."""
+    rows = ask(connection, "one", name=name)
+    return schedule_of(rows[0]) if rows else None
+
+
+def read(connection: Connection, workflow: str | None = None) -> list[Schedule]:
+    """All schedules, or those of a workflow; by name."""
+    return [schedule_of(row) for row in ask(connection, "read", workflow=workflow)]
 
 
 def hold(connection: Connection, name: str, *, wait: bool) -> Held | None:

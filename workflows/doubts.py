@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from ..tasks.database import Database
 from ..tasks.errors import DefinitionError, NotFound, StateError, ValueTooLarge
@@ -21,7 +21,6 @@ from .dispatch import Dispatcher
 from .journal import Journal
 from .queries import as_uuid
 from .records import Json, Run
-from .states import StepState
 from .tables import RunRow, StepRow
 
 
@@ -58,12 +57,13 @@ class Doubts:
     _dispatcher: Dispatcher | None
 
     def doubts(self, run: Run | str | None = None, *, limit: int = 100) -> Sequence[Doubt]:
-        """The steps in doubt, of one run or of all."""
+        """The steps in doubt, of one run or of all: the most urgent and the oldest first."""
         statement = (
             select(StepRow.run_id, RunRow.workflow, StepRow.name, StepRow.action, StepRow.wait, RunRow.id)
             .join(RunRow, RunRow.id == StepRow.run_id)
-            .where(StepRow.state == StepState.PARKED.value, StepRow.waits_for == effects.DOUBT)
-            .order_by(StepRow.run_id, StepRow.idx)
+            # The word itself and no parameter, or a generic plan would not know that the index of parked steps fits.
+            .where(text("step.state = 'parked'"), StepRow.waits_for == effects.DOUBT)
+            .order_by(StepRow.fair, StepRow.priority.desc(), StepRow.run_id, StepRow.idx)
             .limit(limit)
         )
         if run is not None:

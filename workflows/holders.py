@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from ..tasks.database import Database
 from . import words
@@ -40,7 +40,7 @@ def waits_for(database: Database, run: str, line: str) -> str:
 def _options(database: Database, run: str, line: str) -> dict[str, Any]:
     statement = (
         select(StepRow.options)
-        .where(StepRow.state == "parked", StepRow.waits_for == line, StepRow.run_id == UUID(run))
+        .where(text("step.state = 'parked'"), StepRow.waits_for == line, StepRow.run_id == UUID(run))
         .limit(1)
     )
     rows = database.read(statement)

@@ -46,7 +46,7 @@ class Queries:
     def _all(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Any]:
         return self._database.read(statement)
 
-    _found = staticmethod(found)
+    _page = staticmethod(found)
 
     def run(self, run_id: str) -> Run:
         """A run. Raises NotFound."""
@@ -64,16 +64,12 @@ class Queries:
 
     def runs(self, wanted: Search, before: str | None, limit: int) -> list[Run]:
         """Runs, newest first (their ids are ordered by time); `before` is the id where the last page ended."""
-        statement, place = self._found(select(*RUN), wanted)
-        statement = statement.order_by(place.desc()).limit(limit)
-        if before is not None:
-            statement = statement.where(place < as_uuid(before))
+        statement = self._page(RUN, wanted, None if before is None else as_uuid(before), limit)
         return [Run.from_row(row) for row in self._all(statement)]
 
     def count(self, wanted: Search, at_most: int) -> int:
         """How many runs, counted no further than `at_most`."""
-        statement, place = self._found(select(RunRow.id), wanted)
-        some = statement.order_by(place.desc()).limit(at_most).subquery()
+        some = self._page([RunRow.id], wanted, None, at_most).subquery()
         return int(self._all(select(func.count()).select_from(some))[0][0])
 
     def steps(

@@ -62,18 +62,18 @@ def fire(engine: Engine) -> int:
 
 def _fire_one(engine: Engine, name: str) -> int:
     with engine.database.connection() as connection:
-        found = almanac.read(connection, name)
+        found = almanac.one(connection, name)
         doomed = almanac.doomed(connection, name)
-    if not found:
+    if found is None:
         return 0
-    workflow = _workflow_of(Queries(engine.database), found[0])
+    workflow = _workflow_of(Queries(engine.database), found)
     workflow.validate()  # before anything is cancelled: a run that cannot be started ends none
     for run in doomed:
         engine.journal.end(run, RunState.CANCELLED)
         ending.announce(engine.journal, engine.dispatcher, run)
     with engine.database.transaction() as connection:
         held = almanac.hold(connection, name, wait=False)
-        if held is None or held.schedule.definition != found[0].definition:
+        if held is None or held.schedule.definition != found.definition:
             return 0  # somebody else is at it, and the next tick looks again
         return _handle(engine.journal, engine.settings, connection, held, workflow)
 
@@ -245,20 +245,22 @@ class Schedules:
                     _change(
                         connection, held, content, row, counts_on=declared.anchor is None, replace=replace
                     )
-                return almanac.read(connection, declared.name)[0]
+                return self._one(connection, declared.name)
 
         return self.database.again(once)
 
     def list(self, workflow: str | None = None) -> Sequence[Schedule]:
         """All schedules, or those of a workflow, by name."""
-        return self._read(workflow=workflow)
+        return self._read(workflow)
 
     def get(self, name: str) -> Schedule:
         """A schedule. Raises NotFound."""
-        found = self._read(name=name)
-        if not found:
-            raise self._unknown(name)
-        return found[0]
+
+        def once() -> Schedule:
+            with self.database.connection() as connection:
+                return self._one(connection, name)
+
+        return self.database.again(once)
 
     def pause(self, name: str) -> Schedule:
         """Let nothing of it start, but what is asked for by hand. Open runs go on. Raises NotFound."""
@@ -324,12 +326,18 @@ class Schedules:
 
     # --- the parts
 
-    def _read(self, name: str | None = None, workflow: str | None = None) -> Sequence[Schedule]:
+    def _read(self, workflow: str | None = None) -> Sequence[Schedule]:
         def once() -> Sequence[Schedule]:
             with self.database.connection() as connection:
-                return almanac.read(connection, name, workflow)
+                return almanac.read(connection, workflow)
 
         return self.database.again(once)
+
+    def _one(self, connection: Connection, name: str) -> Schedule:
+        found = almanac.one(connection, name)
+        if found is None:
+            raise self._unknown(name)
+        return found
 
     def _hold(self, connection: Connection, name: str) -> Held:
         held = almanac.hold(connection, name, wait=True)
@@ -344,7 +352,7 @@ class Schedules:
                 table = held.schedule.timetable
                 row = _place(table, name, None if paused else table.first(held.now))
                 almanac.ask(connection, "pause", name=name, paused=paused, **row)
-                return almanac.read(connection, name)[0]
+                return self._one(connection, name)
 
         return self.database.again(once)
 

@@ -1,7 +1,8 @@
 """Which runs are meant: by workflow, state, tags and age.
 
 The law: whatever is asked, an index leads to the runs, newest first, and reading stops with the page. A run's id begins
-with its time, so `since` is a bound of the id; with a tag it is the tag that leads.
+with its time, so `since` is a bound of the id. Conditions that one index has together are one range of it; with others
+each is walked along its own, and leaps over what the others leave out.
 """
 
 from __future__ import annotations
@@ -11,8 +12,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Select, exists
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Integer,
+    Select,
+    Uuid,
+    case,
+    cast,
+    literal,
+    literal_column,
+    select,
+    tuple_,
+)
+from sqlalchemy.sql.selectable import LateralFromClause
 
 from ..tasks.errors import DefinitionError
 from .states import RunState
@@ -21,6 +34,8 @@ from .tags import tags_of
 
 Since = datetime | timedelta  # a moment (with its time zone), or so long ago
 
+_BOTH: ColumnElement[str] = literal_column("(run.state || ':' || run.workflow)")  # as its index has it
+_LEAST, _LAST = UUID(int=0), UUID(int=(1 << 128) - 1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -66,26 +81,89 @@ def moment(least: UUID) -> datetime:
     return _EPOCH + timedelta(milliseconds=least.int >> 80)
 
 
+class _Order(NamedTuple):
+    """An order in which runs with something in common stand in an index, the newest last."""
+
+    columns: tuple[Any, ...]  # the last one is the run's id
+    values: tuple[str, ...]  # of all the others
+
+    def below(self, last: Any, *, also: bool, since: UUID | None) -> list[ColumnElement[bool]]:
+        """The runs up to an id, with it (`also`) or without: a range of this index, and of no other."""
+        place = tuple_(*self.columns)
+        end = tuple_(*map(literal, self.values), last)
+        start = tuple_(*map(literal, self.values), literal(since or _LEAST))
+        return [place <= end if also else place < end, place >= start]
+
+    @property
+    def newest_first(self) -> list[ColumnElement[Any]]:
+        return [column.desc() for column in self.columns]
+
+
 def found(
-    statement: Select[*tuple[Any, ...]], wanted: Search
-) -> tuple[Select[*tuple[Any, ...]], InstrumentedAttribute[UUID]]:
-    """The statement on runs with these conditions, and the column whose order is that of the index that leads."""
-    place: InstrumentedAttribute[UUID] = RunRow.id
+    columns: Sequence[Any], wanted: Search, before: UUID | None, limit: int
+) -> Select[*tuple[Any, ...]]:
+    """A page of runs, the newest first; `before`: the id where the last page ended."""
+    orders = [_Order((RunTagRow.tag, RunTagRow.run_id), (tag,)) for tag in wanted.tags]
+    if wanted.workflow is not None and wanted.state is not None:
+        orders.append(_Order((_BOTH, RunRow.id), (f"{wanted.state}:{wanted.workflow}",)))
+    elif wanted.workflow is not None:
+        orders.append(_Order((RunRow.workflow, RunRow.id), (wanted.workflow,)))
+    elif wanted.state is not None:
+        orders.append(_Order((RunRow.state, RunRow.id), (wanted.state.value,)))
+    elif not orders:
+        orders.append(_Order((RunRow.id,), ()))
+    if len(orders) > 1:
+        return _met(columns, orders, wanted.since, before, limit)
+    [order] = orders
+    statement = select(*columns)
     if wanted.tags:
-        first, *others = wanted.tags
-        place = RunTagRow.run_id
-        statement = statement.join(RunTagRow, RunTagRow.run_id == RunRow.id).where(RunTagRow.tag == first)
-        for tag in others:
-            statement = statement.where(_has(tag))
-    if wanted.workflow is not None:
-        statement = statement.where(RunRow.workflow == wanted.workflow)
-    if wanted.state is not None:
-        statement = statement.where(RunRow.state == wanted.state.value)
-    if wanted.since is not None:
-        statement = statement.where(place >= wanted.since)
-    return statement, place
+        statement = statement.join(RunTagRow, RunTagRow.run_id == RunRow.id)
+    last = literal(_LAST if before is None else before)
+    within = order.below(last, also=before is None, since=wanted.since)
+    return statement.where(*within).order_by(*order.newest_first).limit(limit)
 
 
-def _has(tag: str) -> Any:
-    other = RunTagRow.__table__.alias()
-    return exists().where(other.c.run_id == RunRow.id, other.c.tag == tag)
+def _met(
+    columns: Sequence[Any], orders: Sequence[_Order], since: UUID | None, before: UUID | None, limit: int
+) -> Select[*tuple[Any, ...]]:
+    """The runs that stand in all of these orders.
+
+    In turn each order goes to its first run that is not newer than where the one before it went. Where the last one
+    comes to the run of the first, they have met; else the next round begins where the last one is. So the rarest of
+    them leads the others along, without anybody counting.
+    """
+    rounds = select(
+        cast(literal(_LAST if before is None else before), Uuid).label("id"),
+        literal_column("false" if before is None else "true").label("met"),
+        literal_column("0").label("n"),
+    ).cte("rounds", recursive=True)
+
+    def following(order: _Order, last: Any, *, also: bool) -> Any:
+        rows = select(order.columns[-1]).where(*order.below(last, also=also, since=since))
+        return rows.order_by(*order.newest_first).limit(1).correlate(last.table).scalar_subquery()
+
+    first, *others = orders
+    from_there = following(first, rounds.c.id, also=True)
+    at = case((rounds.c.met, following(first, rounds.c.id, also=False)), else_=from_there)
+    turns = [_fenced(at, "turn0", rounds)]
+    for order in others:
+        turns.append(_fenced(following(order, turns[-1].c.id, also=True), f"turn{len(turns)}", rounds))
+    met = turns[0].c.id == turns[-1].c.id
+    again = (
+        select(turns[-1].c.id, met, rounds.c.n + cast(met, Integer))
+        .select_from(rounds, *turns)
+        .where(rounds.c.n < limit, turns[-1].c.id.is_not(None))
+    )
+    rounds = rounds.union_all(again)
+    return (
+        select(*columns)
+        .select_from(rounds)
+        .join(RunRow, RunRow.id == rounds.c.id)
+        .where(rounds.c.met, rounds.c.n > 0)
+        .order_by(rounds.c.n)
+    )
+
+
+def _fenced(column: ColumnElement[Any], name: str, rounds: CTE) -> LateralFromClause:
+    """One row, computed once: without OFFSET the planner would repeat the search wherever its result is used."""
+    return select(column.label("id")).correlate(rounds).offset(0).lateral(name)

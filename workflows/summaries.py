@@ -97,7 +97,12 @@ class Summaries:
 
     def workflows(self) -> list[str]:
         """The names of the workflows that the journal knows."""
-        rows = self._all(select(DefinitionRow.name).distinct().order_by(DefinitionRow.name).limit(_NAMES))
+        # From one name to the next: a name may have a definition for each of its runs.
+        by_name = select(DefinitionRow.name).order_by(DefinitionRow.name).limit(1)
+        names = select(by_name.scalar_subquery().label("name")).cte("names", recursive=True)
+        following = by_name.where(DefinitionRow.name > names.c.name).scalar_subquery()
+        names = names.union_all(select(following).where(names.c.name.is_not(None)))
+        rows = self._all(select(names.c.name).where(names.c.name.is_not(None)).limit(_NAMES))
         return [row[0] for row in rows]
 
     def age(self, run_id: str) -> float:

@@ -55,8 +55,14 @@ class RunRow(Base):
         Index("run_key", "workflow", "key", unique=True, postgresql_where=text("key IS NOT NULL")),
         Index("run_workflow", "workflow", "id"),
         Index("run_state", "state", "id"),
-        Index("run_workflow_state", "workflow", "state", "id"),
-        Index("run_finished", "workflow", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+        # Of one expression, which no other index begins with: so no other one, and no sort, is mistaken for this one.
+        Index("run_workflow_state", text("((state || ':'::text) || workflow)"), "id"),
+        Index(
+            "run_finished",
+            "workflow",
+            "finished_at",
+            postgresql_where=text("finished_at IS NOT NULL AND parent_run IS NULL"),
+        ),
         Index("run_parent", "parent_run", postgresql_where=text("parent_run IS NOT NULL")),
         Index("run_origin", "origin", postgresql_where=text("origin IS NOT NULL")),
         Index(
@@ -71,7 +77,13 @@ class RunRow(Base):
             unique=True,
             postgresql_where=text(f"single IS NOT NULL AND state IN {_OPEN}"),
         ),
-        Index("run_single_recent", "workflow", "single", "id", postgresql_where=text("single IS NOT NULL")),
+        Index(
+            "run_single_recent",
+            "workflow",
+            "single",
+            "created_at",
+            postgresql_where=text("single IS NOT NULL"),
+        ),
         Index("run_follow", "finished_at", postgresql_where=text(f"follow AND state IN {_OVER}")),
     )
 
@@ -88,7 +100,7 @@ class RunRow(Base):
     created_at: Mapped[datetime] = mapped_column(_MOMENT, server_default=text("now()"))
     started_at: Mapped[datetime | None] = mapped_column(_MOMENT)
     finished_at: Mapped[datetime | None] = mapped_column(_MOMENT)
-    parent_run: Mapped[UUID | None]  # the run whose step waits for this one
+    parent_run: Mapped[UUID | None]  # the run whose step waits for this one, until that is deleted
     parent_idx: Mapped[int | None] = mapped_column(Integer)
     origin: Mapped[UUID | None]  # the run that this one repeats or undoes
     origin_kind: Mapped[str | None] = mapped_column(Text)
@@ -239,7 +251,10 @@ class DeadLetterRow(Base):
     """A step that failed for good and took its run with it, until somebody replays or discards it."""
 
     __tablename__ = "dead_letter"
-    __table_args__ = (Index("dead_letter_at", "at"), Index("dead_letter_workflow", "workflow", "at"))
+    __table_args__ = (
+        Index("dead_letter_at", "at", "run_id", "idx"),
+        Index("dead_letter_workflow", "workflow", "at", "run_id", "idx"),
+    )
 
     run_id: Mapped[UUID] = mapped_column(primary_key=True)
     idx: Mapped[int] = mapped_column(Integer, primary_key=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -41,7 +41,13 @@ def watched() -> Iterator[list[Touched]]:
             found.append(_explained(self, text, params))
         return execute(self, query, params, **more)
 
-    with patch.object(psycopg.Cursor, "execute", looked_at):
+    def one_by_one(_: Any) -> Any:
+        return nullcontext()  # in a pipeline nothing can be explained in between
+
+    with (
+        patch.object(psycopg.Cursor, "execute", looked_at),
+        patch.object(psycopg.Connection, "pipeline", one_by_one),
+    ):
         yield found
 
 

@@ -17,11 +17,12 @@ UPDATE step s
  WHERE s.run_id = %(run)s AND s.state IN ('ready', 'parked')
 
 -- name: begin
--- Steps whose run begins now, and that have a limit in front of them; and retries whose run was paused meanwhile.
+-- Steps whose run begins now, and that have a limit in front of them; and retries whose run was paused meanwhile. Of the
+-- timers that are due, not of all that begin later (`waits_for || ''`).
 WITH due AS (
     SELECT run_id, idx FROM step
      WHERE state = 'parked' AND wait IS NOT NULL AND due_at < 'infinity'::timestamptz AND due_at <= now()
-       AND waits_for = 'start'
+       AND waits_for || '' = 'start'
      ORDER BY due_at LIMIT %(limit)s
      FOR UPDATE SKIP LOCKED
 )
@@ -41,11 +42,12 @@ SELECT id, started_at IS NOT NULL, created_at FROM run
    FOR UPDATE
 
 -- name: recent
--- The newest run of that name that was accepted within the window, over or not.
+-- The newest run of that name that was accepted within the window, over or not. In the order of the index: where the
+-- window is over, the first entry says so.
 SELECT id FROM run
  WHERE workflow = %(workflow)s AND single = %(single)s
-   AND created_at > clock_timestamp() - interval '1 second' * %(window)s
- ORDER BY id DESC LIMIT 1
+   AND created_at > now() - interval '1 second' * %(window)s
+ ORDER BY created_at DESC LIMIT 1
 
 -- name: give_up
 -- A run that has begun gives its name to the next one.

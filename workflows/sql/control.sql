@@ -106,12 +106,14 @@ INSERT INTO run_tag (tag, run_id) SELECT unnest(tags), id FROM opened
 
 -- name: stand_ins
 -- Rows that stand in for finished steps of another run, so that others find results where they always do.
+WITH o AS MATERIALIZED (
+    SELECT %(origin)s::uuid AS run_id, t.* FROM unnest(%(idx)s::int[], %(place)s::int[]) AS t(idx, place)
+)
 INSERT INTO step (run_id, idx, name, action, queue, priority, state, missing, dependents, result, started_at, finished_at)
 SELECT %(run)s, o.place, regexp_replace(s.name, '\[\]$', ''), s.action, s.queue, s.priority,
        CASE WHEN s.result IS NULL THEN 'skipped' ELSE 'succeeded' END, 0, %(dependents)s::int[], s.result,
        s.started_at, s.finished_at
-  FROM unnest(%(idx)s::int[], %(place)s::int[]) AS o(idx, place)
-  JOIN step s ON s.run_id = %(origin)s AND s.idx = o.idx
+  FROM o JOIN step s ON s.run_id = o.run_id AND s.idx = o.idx
 
 -- name: read_origin
 SELECT state, finished_at, edits, hooks, steps, tenant FROM run WHERE id = %(run)s
@@ -229,14 +231,15 @@ UPDATE run SET state = CASE WHEN started_at IS NULL THEN 'pending' ELSE 'running
 RETURNING state
 
 -- name: park_ready
--- Puts the ready steps of a paused run aside, and those in line before a limit, so that nobody has to pass them over. What
--- they had noted, waited for and were due at is kept under `paused`.
+-- Puts the ready steps of a paused run aside, and those in line before a limit, so that nobody has to pass them over
+-- (`state || ''`: not along all that is ready anywhere). What they had noted, waited for and were due at is kept
+-- under `paused`.
 UPDATE step
    SET state = 'parked', sent = false, waits_for = 'pause', due_at = 'infinity', lease_until = NULL,
        wait = coalesce(wait, '{}') || jsonb_build_object('paused', jsonb_build_object(
                   'waits_for', waits_for, 'due', CASE WHEN state = 'ready' AND NOT sent THEN due_at END,
                   'noted', wait IS NOT NULL))
- WHERE run_id = %(run)s AND (state = 'ready' OR state = 'parked' AND starts_with(waits_for, 'gate:'))
+ WHERE run_id = %(run)s AND (state || '' = 'ready' OR state || '' = 'parked' AND starts_with(waits_for, 'gate:'))
 RETURNING idx
 
 -- name: give_back
@@ -277,7 +280,7 @@ WITH held AS MATERIALIZED (
 SELECT * FROM freed
 UNION ALL
 SELECT idx, name, action, queue, priority, rank, expect, attempt, failures, %(sent)s, NULL
-  FROM step WHERE run_id = %(run)s AND state = 'ready' AND sent
+  FROM step WHERE run_id = %(run)s AND state || '' = 'ready' AND sent
 
 -- name: paused_itself
 -- Whether somebody has paused this very run since it was last resumed, and not only its workflow, or a run that it is a
@@ -319,41 +322,44 @@ SELECT kind, name, at FROM pause ORDER BY kind, name
 SELECT name FROM pause WHERE kind = %(kind)s AND name = %(name)s FOR KEY SHARE
 
 -- name: runs_in
+-- As a range of the index of both: with equations the planner would rather walk along all runs, and past the others.
 SELECT id FROM run
- WHERE workflow = %(workflow)s AND state = %(state)s AND id > %(after)s
- ORDER BY id LIMIT %(limit)s
+ WHERE (state || ':' || workflow, id) > (%(state)s::text || ':' || %(workflow)s::text, %(after)s::uuid)
+   AND (state || ':' || workflow, id)
+       <= (%(state)s::text || ':' || %(workflow)s::text, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+ ORDER BY state || ':' || workflow, id LIMIT %(limit)s
 
 -- name: stray_runs
 -- Open runs of paused workflows: mostly there is no such workflow, and nothing is read.
 SELECT r.id
   FROM pause p
  CROSS JOIN LATERAL (
-       SELECT id FROM run WHERE workflow = p.name AND state = 'pending'
+       SELECT id FROM run WHERE state || ':' || workflow = 'pending:' || p.name
        UNION ALL
-       SELECT id FROM run WHERE workflow = p.name AND state = 'running') r
+       SELECT id FROM run WHERE state || ':' || workflow = 'running:' || p.name) r
  WHERE p.kind = 'workflow' LIMIT %(limit)s
 
 -- name: expired_runs
 -- Runs that are over for longer than their workflow's are kept, the oldest first: a walk from one workflow to the next,
--- not a scan of runs. A rerun uses what its origin has kept (results, artifacts), and a parent what its children have:
--- those stay as long as that run is there.
+-- not a scan of runs (now() and not clock_timestamp(), which no index knows). A rerun uses what its origin has kept
+-- (results, artifacts), and a parent what its children have: those stay as long as that run is there. Children stand
+-- in the index when their parent is gone, since a parent of months may have any number.
 WITH RECURSIVE w AS (
-    (SELECT workflow FROM run WHERE finished_at IS NOT NULL ORDER BY workflow LIMIT 1)
+    (SELECT workflow FROM run WHERE finished_at IS NOT NULL AND parent_run IS NULL ORDER BY workflow, finished_at LIMIT 1)
     UNION ALL
-    SELECT (SELECT r.workflow FROM run r WHERE r.finished_at IS NOT NULL AND r.workflow > w.workflow
-             ORDER BY r.workflow LIMIT 1)
+    SELECT (SELECT r.workflow FROM run r
+             WHERE r.finished_at IS NOT NULL AND r.parent_run IS NULL AND r.workflow > w.workflow
+             ORDER BY r.workflow, r.finished_at LIMIT 1)
       FROM w WHERE w.workflow IS NOT NULL
 ), kept AS (
-    SELECT w.workflow, coalesce(t.runs, %(default)s::interval) AS runs
-      FROM w LEFT JOIN retention t ON t.workflow = w.workflow
-     WHERE w.workflow IS NOT NULL
+    SELECT workflow, coalesce((SELECT t.runs FROM retention t WHERE t.workflow = w.workflow), %(default)s::interval) AS runs
+      FROM w WHERE workflow IS NOT NULL
 )
 SELECT r.id, r.steps FROM kept
  CROSS JOIN LATERAL (
        SELECT id, steps FROM run o
-        WHERE o.workflow = kept.workflow AND o.finished_at < clock_timestamp() - kept.runs
-          AND NOT EXISTS (SELECT FROM run c WHERE c.origin = o.id AND c.origin_kind = 'rerun')
-          AND NOT EXISTS (SELECT FROM run p WHERE p.id = o.parent_run)
+        WHERE o.workflow = kept.workflow AND o.parent_run IS NULL AND o.finished_at < now() - kept.runs
+          AND NOT EXISTS (SELECT FROM run c WHERE c.origin = o.id AND c.origin_kind = 'rerun' OFFSET 0)
         ORDER BY o.finished_at LIMIT %(limit)s) r
  WHERE kept.runs IS NOT NULL LIMIT %(limit)s
 
@@ -364,7 +370,7 @@ SELECT EXISTS (SELECT FROM retention)
 -- A run that uses what this one has kept.
 SELECT c.id, 'repeats it' FROM run c WHERE c.origin = %(run)s AND c.origin_kind = 'rerun'
 UNION ALL
-SELECT p.id, 'had it as a step' FROM run c JOIN run p ON p.id = c.parent_run WHERE c.id = %(run)s
+SELECT p.id, 'had it as a step' FROM run p WHERE p.id = (SELECT parent_run FROM run WHERE id = %(run)s)
  LIMIT 1
 
 -- name: take_dead
@@ -377,16 +383,19 @@ WITH o AS MATERIALIZED (
 UPDATE run r SET missing = -1, follow = false FROM o WHERE r.id = o.id RETURNING r.id
 
 -- name: delete_steps
-DELETE FROM step
- WHERE run_id = %(run)s AND idx IN (SELECT idx FROM step WHERE run_id = %(run)s ORDER BY idx LIMIT %(limit)s)
-RETURNING idx
+WITH o AS MATERIALIZED (
+    SELECT run_id, idx FROM step WHERE run_id = %(run)s ORDER BY idx LIMIT %(limit)s
+)
+DELETE FROM step s USING o WHERE s.run_id = o.run_id AND s.idx = o.idx RETURNING s.idx
 
 -- name: delete_events
-DELETE FROM event
- WHERE run_id = %(run)s AND id IN (SELECT id FROM event WHERE run_id = %(run)s ORDER BY id LIMIT %(limit)s)
-RETURNING id
+WITH o AS MATERIALIZED (
+    SELECT id FROM event WHERE run_id = %(run)s ORDER BY id LIMIT %(limit)s
+)
+DELETE FROM event e USING o WHERE e.id = o.id RETURNING e.id
 
 -- name: delete_runs
+-- Their children stay, and have no parent any more.
 WITH o AS MATERIALIZED (
     SELECT unnest(%(runs)s::uuid[]) AS id
 ), steps AS (
@@ -401,6 +410,8 @@ WITH o AS MATERIALIZED (
     DELETE FROM dead_letter USING o WHERE run_id = o.id
 ), tags AS (
     DELETE FROM run_tag USING o WHERE run_id = o.id
+), children AS (
+    UPDATE run SET parent_run = NULL FROM o WHERE parent_run = o.id AND NOT run.id = ANY(%(runs)s::uuid[])
 )
 DELETE FROM run USING o WHERE run.id = o.id RETURNING run.id
 

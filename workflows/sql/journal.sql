@@ -432,10 +432,12 @@ SELECT idx, name, state, result, error, jsonb_typeof(options->'on_failure') IS N
 
 -- name: widen
 -- Makes the gathering step behind a map or loop wait for the items, or the next turn, and tells it which they are.
+WITH m AS MATERIALIZED (
+    SELECT run_id, dependents[1] AS idx FROM step WHERE run_id = %(run)s AND idx = %(idx)s
+)
 UPDATE step g SET missing = g.missing + %(count)s, inputs = %(inputs)s::jsonb
-  FROM step m
- WHERE m.run_id = %(run)s AND m.idx = %(idx)s
-   AND g.run_id = %(run)s AND g.idx = m.dependents[1] AND g.state = 'waiting'
+  FROM m
+ WHERE g.run_id = m.run_id AND g.idx = m.idx AND g.state = 'waiting'
 RETURNING g.idx
 
 -- name: ready_queues
@@ -524,7 +526,7 @@ SELECT parent_run, parent_idx, follow, pg_notify('trellis_run', id::text) FROM r
 -- name: take_woken
 -- Takes one step that the end of a child run has woken, for publishing.
 UPDATE step SET sent = true
- WHERE run_id = %(run)s AND idx = %(idx)s AND state = 'ready' AND NOT sent
+ WHERE run_id = %(run)s AND idx = %(idx)s AND state || '' = 'ready' AND NOT sent
 RETURNING run_id, (SELECT workflow FROM run WHERE id = step.run_id), idx, name, action, queue, priority, attempt,
           failures, rank, expect
 

@@ -23,7 +23,7 @@ DELETE FROM permit p
  USING unnest(%(lines)s::text[]) AS o(line)
  WHERE p.gate = o.line
    AND CASE WHEN p.idx < 0
-            THEN NOT EXISTS (SELECT FROM run r WHERE r.id = p.run_id AND r.state IN ('pending', 'running', 'paused'))
+            THEN NOT EXISTS (SELECT FROM run r WHERE r.id = p.run_id AND r.state || '' IN ('pending', 'running', 'paused'))
             ELSE NOT EXISTS (SELECT FROM step s WHERE s.run_id = p.run_id AND s.idx = p.idx
                                 AND (s.state IN ('ready', 'running')
                                      OR s.state = 'parked' AND NOT starts_with(s.waits_for, 'gate:')
@@ -41,7 +41,7 @@ WITH chosen AS MATERIALIZED (
      USING chosen o
      WHERE p.gate = o.gate AND p.run_id = o.run_id AND p.idx = o.idx
        AND CASE WHEN p.idx < 0
-                THEN NOT EXISTS (SELECT FROM run r WHERE r.id = p.run_id AND r.state IN ('pending', 'running', 'paused'))
+                THEN NOT EXISTS (SELECT FROM run r WHERE r.id = p.run_id AND r.state || '' IN ('pending', 'running', 'paused'))
                 ELSE NOT EXISTS (SELECT FROM step s WHERE s.run_id = p.run_id AND s.idx = p.idx
                                     AND (s.state IN ('ready', 'running')
                                          OR s.state = 'parked' AND NOT starts_with(s.waits_for, 'gate:')
@@ -128,16 +128,18 @@ SELECT o.line, (SELECT count(*) FROM permit p WHERE p.gate = o.line)::int,
 
 -- name: enter
 -- Runs that may begin: each holds a place from now on, and its roots go on to their own limits, or are ready.
+-- OFFSET 0 keeps the planner from walking all that is parked, once for each run.
 WITH o AS MATERIALIZED (
     SELECT * FROM unnest(%(run)s::uuid[], %(idx)s::int[], %(line)s::text[]) AS t(run_id, idx, line)
 ), roots AS MATERIALIZED (
     SELECT run_id, idx FROM o
     UNION ALL
-    SELECT s.run_id, s.idx FROM o JOIN step s ON s.state = 'parked' AND s.waits_for = 'entry:' || o.run_id::text
+    SELECT s.run_id, s.idx FROM o CROSS JOIN LATERAL (
+           SELECT run_id, idx FROM step WHERE state = 'parked' AND waits_for = 'entry:' || o.run_id::text OFFSET 0) s
 ), next AS MATERIALIZED (
     SELECT s.run_id, s.idx, coalesce(s.options->'gates'->0->>0, s.options->'rate'->>0) AS line
       FROM roots r JOIN step s ON s.run_id = r.run_id AND s.idx = r.idx
-     WHERE s.state = 'parked' FOR NO KEY UPDATE OF s
+     WHERE s.state || '' = 'parked' FOR NO KEY UPDATE OF s
 ), held AS (
     INSERT INTO permit (gate, run_id, idx) SELECT line, run_id, -1 FROM o ON CONFLICT DO NOTHING
 )
@@ -198,10 +200,11 @@ SELECT waits_for FROM q WHERE waits_for IS NOT NULL
 
 -- name: take_overdue
 -- Takes ready steps that nobody claimed in time, under a lease of our own, so that what becomes of them goes through the
--- same fence as any outcome. Only steps with a queue timeout stand in the index that this reads.
+-- same fence as any outcome. Only steps with a queue timeout stand in the index that this reads; now() and not
+-- clock_timestamp(), which no index knows: every tick would read all of them.
 WITH late AS (
     SELECT s.run_id, s.idx FROM step s JOIN run r ON r.id = s.run_id
-     WHERE s.state = 'ready' AND s.lease_until IS NOT NULL AND s.lease_until <= clock_timestamp()
+     WHERE s.state = 'ready' AND s.lease_until IS NOT NULL AND s.lease_until <= now()
        AND r.state IN ('pending', 'running')
      ORDER BY s.lease_until LIMIT %(limit)s
      FOR NO KEY UPDATE OF s SKIP LOCKED
@@ -218,8 +221,9 @@ RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.nam
           s.worker, 0.0::float8 AS ran
 
 -- name: late_runs
+-- now() for the same reason.
 SELECT id, extract(epoch FROM deadline_at - created_at)::float8 FROM run
- WHERE deadline_at <= clock_timestamp() AND state IN ('pending', 'running', 'paused')
+ WHERE deadline_at <= now() AND state IN ('pending', 'running', 'paused')
  ORDER BY deadline_at LIMIT %(limit)s
 
 -- name: pace

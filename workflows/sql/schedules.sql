@@ -21,12 +21,19 @@ SELECT s.name, s.workflow, s.definition, s.params, s.cron, s.every, s.timezone, 
   FROM schedule s WHERE s.name = %(name)s
    FOR UPDATE SKIP LOCKED
 
+-- name: one
+SELECT s.name, s.workflow, s.definition, s.params, s.cron, s.every, s.timezone, s.anchor, s.jitter, s.overlap,
+       s.catch_up, s.tick_param, s.paused, s.next_at, s.last_at, s.last_run, s.queued, s.started, s.skipped,
+       s.missed_at, s.problem
+  FROM schedule s WHERE s.name = %(name)s
+
 -- name: read
+-- All of them, or those of a workflow: there are as many as people have made.
 SELECT s.name, s.workflow, s.definition, s.params, s.cron, s.every, s.timezone, s.anchor, s.jitter, s.overlap,
        s.catch_up, s.tick_param, s.paused, s.next_at, s.last_at, s.last_run, s.queued, s.started, s.skipped,
        s.missed_at, s.problem
   FROM schedule s
- WHERE (%(name)s::text IS NULL OR s.name = %(name)s) AND (%(workflow)s::text IS NULL OR s.workflow = %(workflow)s)
+ WHERE %(workflow)s::text IS NULL OR s.workflow = %(workflow)s
  ORDER BY s.name
 
 -- name: due

@@ -64,7 +64,7 @@ def recent(store: Store, *, workflow: str, single: str, window: float) -> Rows:
     """The newest run of that name within the window, over or not."""
     since = store.clock.now() - timedelta(seconds=window)
     found = [row for row in store.where("run", workflow=workflow, single=single) if row["created_at"] > since]
-    return [(row["id"],) for row in sorted(found, key=lambda row: str(row["id"]), reverse=True)[:1]]
+    return [(row["id"],) for row in sorted(found, key=lambda row: row["created_at"], reverse=True)[:1]]
 
 
 @does(SQL["give_up"])

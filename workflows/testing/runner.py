@@ -17,8 +17,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Select
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import Select, exists, select
 
 from ...tasks.database import Database
 from ...tasks.errors import ConfigurationError, NotInProcess, Stalled, WaitTimeout
@@ -30,9 +29,9 @@ from ..listener import Listener
 from ..queries import Queries
 from ..records import Run
 from ..rollcall import Need
-from ..search import Search, found, moment
+from ..search import Search, moment
 from ..states import STEP_ENDS
-from ..tables import RunRow
+from ..tables import RunRow, RunTagRow
 from ..verbs import id_of
 from .bodies import Moment, WorkerCrash
 from .clock import START, Clock
@@ -65,13 +64,21 @@ class HandQueries(Queries):
     """Reads of the journal in memory. The ids of its runs do not tell its time, so that has to be looked at."""
 
     @staticmethod
-    def _found(
-        statement: Select[*tuple[Any, ...]], wanted: Search
-    ) -> tuple[Select[*tuple[Any, ...]], InstrumentedAttribute[UUID]]:
-        """The statement on runs with these conditions, and the column of the ids."""
-        since = wanted.since
-        statement, place = found(statement, wanted._replace(since=None))
-        return statement if since is None else statement.where(RunRow.created_at >= moment(since)), place
+    def _page(
+        columns: Sequence[Any], wanted: Search, before: UUID | None, limit: int
+    ) -> Select[*tuple[Any, ...]]:
+        """A page of runs, the newest first: with no index to walk along, only the conditions are said."""
+        statement = select(*columns).order_by(RunRow.id.desc()).limit(limit)
+        if wanted.workflow is not None:
+            statement = statement.where(RunRow.workflow == wanted.workflow)
+        if wanted.state is not None:
+            statement = statement.where(RunRow.state == wanted.state.value)
+        for tag in wanted.tags:
+            tagged = RunTagRow.__table__.alias()
+            statement = statement.where(exists().where(tagged.c.run_id == RunRow.id, tagged.c.tag == tag))
+        if wanted.since is not None:
+            statement = statement.where(RunRow.created_at >= moment(wanted.since))
+        return statement if before is None else statement.where(RunRow.id < before)
 
 
 class Runner(Client):

@@ -44,13 +44,18 @@ def lock(store: Store, *, name: str) -> Rows:
     return [] if row is None else [(*_shown(row), row["running"], store.clock.now())]
 
 
+@does(SQL["one"])
+def one(store: Store, *, name: str) -> Rows:
+    """A schedule."""
+    row = store.get("schedule", name)
+    return [] if row is None else [_shown(row)]
+
+
 @does(SQL["read"])
-def read(store: Store, *, name: str | None, workflow: str | None) -> Rows:
+def read(store: Store, *, workflow: str | None) -> Rows:
     """Schedules, by name."""
     found = sorted(store.all("schedule"), key=lambda row: str(row["name"]))
-    return [
-        _shown(row) for row in found if name in (None, row["name"]) and workflow in (None, row["workflow"])
-    ]
+    return [_shown(row) for row in found if workflow in (None, row["workflow"])]
 
 
 @does(SQL["due"])
