@@ -121,7 +121,7 @@ def delete_events(store: Store, *, run: str, limit: int) -> Rows:
 
 @does(SQL["delete_runs"])
 def delete_runs(store: Store, *, runs: Sequence[object]) -> Rows:
-    """Runs, with all that belongs to them."""
+    """Runs, with all that belongs to them. Their children stay, and have no parent any more."""
     answer: Rows = []
     for run in map(str, runs):
         for table in _BELONGS:
@@ -130,6 +130,8 @@ def delete_runs(store: Store, *, runs: Sequence[object]) -> Rows:
         for row in store.where("run", id=run):
             store.delete("run", row)
             answer.append((run,))
+        for child in store.where("run", parent_run=run):
+            store.update("run", child, parent_run=None)
     return answer
 
 
