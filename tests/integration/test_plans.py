@@ -46,8 +46,11 @@ WHOLE_RUN = {
     "control: copy_again": "a rerun copies a run",
     "control: copy_reused": "a rerun copies a run",
     "control: delete_runs": "small runs go whole; of a large one nothing is left by then",
+    "control: give_back": "somebody pauses a run: all the places that its steps held",
+    "control: line_up": "a new rerun waits for its turn: all its first steps",
     "control: open_steps": "a worker starts with code that does not fit: some of the runs that it would fail",
     "control: park_ready": "somebody pauses a run",
+    "control: paused_itself": "a pause ends: what a run was told, from the end",
     "control: read_steps": "somebody reruns a run",
     "control: reopen_steps": "somebody retries a run",
     "control: unpark": "somebody resumes a run",
@@ -63,6 +66,8 @@ WHOLE_RUN = {
 }
 ENTRIES = {
     "beginnings: begin": "timers that are due; those it passes by are taken by `take_due` in the same tick",
+    "control: open_definitions": "a worker starts: what all open runs run, once",
+    "control: open_runs_of": "a worker starts with code that does not fit: runs that it would fail, past others",
     "control: expired_runs": "runs whose time is over, past those that a younger run repeats",
     "journal: suspect": "leases that ran out, past those that `take_expired` takes in the same tick",
     "journal: take_due": "timers that are due; those it passes by are taken by `begin` in the same tick",

@@ -147,7 +147,10 @@ INSERT INTO run_tag (tag, run_id) SELECT unnest(tags), id FROM opened
 
 -- name: read_options
 -- How these steps were to be run.
-SELECT s.idx, s.options FROM unnest(%(idx)s::int[]) AS o(idx) JOIN step s ON s.run_id = %(run)s AND s.idx = o.idx
+WITH o AS MATERIALIZED (
+    SELECT %(run)s::uuid AS run_id, idx FROM unnest(%(idx)s::int[]) AS t(idx)
+)
+SELECT s.idx, s.options FROM o JOIN step s ON s.run_id = o.run_id AND s.idx = o.idx
 
 -- name: copy_reused
 -- The finished steps that a rerun reuses, as they are.
@@ -291,10 +294,12 @@ SELECT kind = 'run.paused' FROM event
 
 -- name: open_below
 -- The open runs below this one, parents first, locked: ids grow, and a run is opened under the lock of its parent.
+-- Along its own children (`state || ''`), not along all that is open.
 WITH RECURSIVE below AS (
-    SELECT id FROM run WHERE parent_run = %(run)s AND state IN ('pending', 'running', 'paused')
+    SELECT id FROM run WHERE parent_run = %(run)s AND state || '' IN ('pending', 'running', 'paused')
     UNION ALL
-    SELECT c.id FROM below b JOIN run c ON c.parent_run = b.id WHERE c.state IN ('pending', 'running', 'paused')
+    SELECT c.id FROM below b CROSS JOIN LATERAL (
+           SELECT id FROM run WHERE parent_run = b.id AND state || '' IN ('pending', 'running', 'paused') OFFSET 0) c
 )
 SELECT r.id, r.state, r.workflow, r.parent_run FROM below b JOIN run r ON r.id = b.id ORDER BY r.id FOR UPDATE OF r
 
@@ -435,8 +440,9 @@ SELECT digest, spec FROM definition WHERE digest = ANY(%(digests)s::text[]) ORDE
 -- name: open_runs_of
 -- Open runs of a definition, the newest first.
 SELECT id FROM run
- WHERE state = %(state)s AND id < %(before)s AND definition = %(definition)s
- ORDER BY id DESC LIMIT %(limit)s
+ WHERE (state, id) < (%(state)s, %(before)s::uuid) AND (state, id) >= (%(state)s, '00000000-0000-0000-0000-000000000000'::uuid)
+   AND definition = %(definition)s
+ ORDER BY state DESC, id DESC LIMIT %(limit)s
 
 -- name: put_back
 -- Steps that some worker could not run, by their action: a walk from one to the next, with some steps of each.

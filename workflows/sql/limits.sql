@@ -110,7 +110,7 @@ SELECT o.line, u.used, greatest(0.0, extract(epoch FROM g.next_at - t.moment))::
           FROM (SELECT f.run_id, f.idx FROM step f
                  WHERE f.state = 'parked' AND f.waits_for = o.line AND f.fair = t.fair
                  ORDER BY f.priority DESC, f.run_id, f.idx
-                 LIMIT greatest(ceil(h.room::float8 / t.every), CASE WHEN h.ranked THEN %(window)s END)) f
+                 LIMIT greatest(ceil(h.room::float8 / t.every), CASE WHEN h.ranked THEN %(window)s::int END)) f
           JOIN step s ON s.run_id = f.run_id AND s.idx = f.idx
          WHERE s.state || '' = 'parked' AND s.waits_for = o.line
          ORDER BY s.priority DESC, s.run_id, s.rank DESC NULLS LAST, s.idx
