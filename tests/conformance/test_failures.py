@@ -103,14 +103,21 @@ def test_a_gathered_list_over_the_cap_names_the_map(side: Side, wf: Workflow) ->
 
 def test_a_body_past_its_timeout_fails(side: Side, wf: Workflow) -> None:
     """With its limit in the message; its policy decides what follows."""
-    wf.step("naps", steps.naps, ledger=side.ledger, retry=Retry(2, base=0, jitter=0), on_failure=Default(1))
+    wf.step(
+        "naps",
+        steps.naps,
+        ledger=side.ledger,
+        timeout=0.2,
+        retry=Retry(2, base=0, jitter=0),
+        on_failure=Default(1),
+    )
     run = side.finish(wf)
     assert side.client.result(run) == {"naps": 1}
     [step] = side.client.steps(run)
     assert (step.attempt, step.failures, side.effects()) == (2, 2, {"naps": 2})
     assert step.error is not None
     assert (step.error["type"], step.error["message"]) == (
-        "StepTimeout", "the step ran longer than its timeout of 0.5 s",
+        "StepTimeout", "the step ran longer than its timeout of 0.2 s",
     )  # fmt: skip
 
 

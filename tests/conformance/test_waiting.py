@@ -136,7 +136,7 @@ def test_one_rejection_is_enough(side: Side, wf: Workflow) -> None:
 
 def test_approvals_escalate_and_expire(side: Side, wf: Workflow) -> None:
     """First others may as well, then nobody."""
-    wf.approve("ok", who=["ann"], escalate_after=0.3, escalate_to=["boss"], expires=2.0)
+    wf.approve("ok", who=["ann"], escalate_after=0.3, escalate_to=["boss"], expires=1.0)
     run = side.client.start(wf)
     side.eventually(lambda: [each.who for each in side.client.approvals(run)] == [("ann", "boss")])
     run = side.client.wait(run, timeout=60)

@@ -8,10 +8,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+from sqlalchemy import select
 from stack import Stack, eventually
 
 from trellis.workflows import Client, Run
+from trellis.workflows.tables import StepRow
 from trellis.workflows.testing import Runner
 
 PATIENCE = 60.0
@@ -39,6 +42,11 @@ class Side:
     def states(self, run: Run) -> dict[str, str]:
         """The state of every step by name."""
         return {step.name: step.state.value for step in self.client.steps(run)}
+
+    def results(self, run: Run) -> dict[str, Any]:
+        """What every step has given, by name: in one look, where there are many."""
+        statement = select(StepRow.name, StepRow.result).where(StepRow.run_id == UUID(run.id))
+        return dict(map(tuple, self.client.database.read(statement)))
 
     def effects(self) -> Counter[str]:
         """How often each step has left its line in this test's ledger."""

@@ -50,6 +50,7 @@ class Process:
 
     def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
         self.log = log
+        self._asked = False
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
                 command,
@@ -77,9 +78,15 @@ class Process:
         self.send(signal.SIGKILL)
         self.popen.wait()
 
+    def ask(self) -> None:
+        """Ask it to end, once: a worker takes a second time for haste."""
+        if not self._asked and self.popen.poll() is None:
+            self._asked = True
+            self.popen.terminate()
+
     def stop(self) -> None:
         if self.popen.poll() is None:
-            self.popen.terminate()
+            self.ask()
             try:
                 self.popen.wait(10)
             except subprocess.TimeoutExpired:
@@ -209,6 +216,8 @@ class Stack:
         return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
     def close(self) -> None:
+        for process in self.processes:
+            process.ask()  # so that they end at the same time
         for process in self.processes:
             process.stop()
         if self._client is not None:
