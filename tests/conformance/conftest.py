@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import redis
 import steps
+from crashing import CRASHING
 from sides import InProcess, Real, Side
 from stack import QUICK, Stack, stack_of
 
 from trellis.tasks import embedded
-from trellis.workflows import Workflow
+from trellis.workflows import Run, Workflow
 from trellis.workflows.testing import Runner, WorkerCrash
 
 REDIS_DB = 100  # of the suite's one stack; those of other tests lie below
@@ -32,12 +33,19 @@ def shared(
         yield stack
 
 
+@pytest.fixture(scope="session")
+def begun(shared: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, Path]]:
+    """Runs that take long because they wait for leases to run out."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in CRASHING}
+    return {name: (shared.client.start(CRASHING[name](folder)), folder) for name, folder in folders.items()}
+
+
 @pytest.fixture(params=["engine", "in-process"])
 def side(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
     """One side and then the other."""
     ledger = str(tmp_path / "ledger.txt")
     if request.param == "engine":
-        yield Real(request.getfixturevalue("shared"), ledger)
+        yield Real(request.getfixturevalue("shared"), ledger, request.getfixturevalue("begun"))
         return
     with Runner(**QUICK, max_crashes=CRASHES) as runner:
         monkeypatch.setattr(steps, "vanish", _crash)

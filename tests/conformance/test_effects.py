@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import pytest
 import steps
+from crashing import DOUBTFUL
 from sides import Side
 
 from trellis.tasks.errors import DefinitionError, NotFound, RunFailed, StateError
 from trellis.workflows import Retry, RunState, Workflow
 
 
-def done(ledger: str) -> int:
+def done(ledger: Path) -> int:
     """How often the effect has happened."""
-    try:
-        with open(ledger) as file:
-            return len(file.readlines())
-    except FileNotFoundError:
-        return 0
+    return len(ledger.read_text().splitlines()) if ledger.exists() else 0
 
 
-def test_a_lost_worker_leaves_a_doubt_that_its_policy_decides(side: Side, wf: Workflow) -> None:
+def test_a_lost_worker_leaves_a_doubt_that_its_policy_decides(side: Side) -> None:
     """A person says what happened, it is repeated under its key, or a probe looks; never behind anyone's back."""
-    crashes: dict[str, tuple[Any, str]] = {
-        "asked_done": (steps.charge_ask, "after"),
-        "asked_retry": (steps.charge_ask, "before"),
-        "asked_fail": (steps.charge_ask, "after"),
-        "repeated": (steps.charge_retry, "after"),
-        "probed_yes": (steps.charge_probe, "after"),
-        "probed_no": (steps.charge_probe, "before"),
-    }
-    ledgers = {name: f"{side.ledger}.{name}" for name in crashes}
-    for name, (action, where) in crashes.items():
-        wf.step(name, action, ledger=ledgers[name], where=where, on_failure="skip")
-    run = side.client.start(wf)
+    run, folder = side.crashing("doubtful")
     asked = ["asked_done", "asked_fail", "asked_retry"]
     side.eventually(
         lambda: sorted(doubt.step for doubt in side.client.doubts(run) if not doubt.probing) == asked
@@ -61,7 +47,7 @@ def test_a_lost_worker_leaves_a_doubt_that_its_policy_decides(side: Side, wf: Wo
         "asked_done": "ann saw it", "asked_retry": "done by attempt 1", "repeated": "done by attempt 2",
         "probed_yes": "found by the probe", "probed_no": "done by attempt 1",
     }  # fmt: skip
-    assert {name: done(ledger) for name, ledger in ledgers.items()} == {
+    assert {name: done(folder / name) for name in DOUBTFUL} == {
         "asked_done": 1, "asked_retry": 1, "asked_fail": 1, "repeated": 2, "probed_yes": 1, "probed_no": 1,
     }  # fmt: skip
     told = [
@@ -78,12 +64,12 @@ def test_a_time_limit_in_the_midst_of_an_effect_leaves_a_doubt(side: Side, wf: W
     side.eventually(lambda: side.client.doubts(run))
     side.client.resolve(run, "only", done="seen")
     assert side.client.result(side.client.wait(run, timeout=60)) == {"only": "seen"}
-    assert done(side.ledger) == 1
+    assert done(Path(side.ledger)) == 1
 
 
 def test_an_exception_is_an_answer_and_leaves_no_doubt(side: Side, wf: Workflow) -> None:
     """The retry policy decides, as for any other step."""
     wf.step("only", steps.charge_ask, ledger=side.ledger, where="raise", retry=Retry(2, base=0, jitter=0))
     run = side.finish(wf)
-    assert (run.state, done(side.ledger)) == (RunState.FAILED, 2)
+    assert (run.state, done(Path(side.ledger))) == (RunState.FAILED, 2)
     assert "step.in_doubt" not in [event.kind for event in side.client.events(run)]

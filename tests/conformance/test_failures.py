@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -121,15 +122,14 @@ def test_a_body_past_its_timeout_fails(side: Side, wf: Workflow) -> None:
     )  # fmt: skip
 
 
-def test_a_crash_uses_up_no_attempt_of_the_policy(side: Side, wf: Workflow) -> None:
+def test_a_crash_uses_up_no_attempt_of_the_policy(side: Side) -> None:
     """The worker vanishes in the body: the step runs again, whatever its retries. One that takes each worker down is
     given up after TRELLIS_MAX_CRASHES new attempts, as a failure like any other.
     """
-    once = wf.step("once", steps.dies, ledger=side.ledger, times=1)
-    wf.step("behind", steps.add, a=once)
-    wf.step("always", steps.dies, ledger=side.ledger, times=99)
-    run = side.finish(wf)
-    assert (run.state, side.effects()) == (RunState.FAILED, {"once": 2, "always": 2})
+    run, folder = side.crashing("lost")
+    run = side.client.wait(run, timeout=60)
+    bodies = Counter(line.split()[1] for line in (folder / "ledger").read_text().splitlines())
+    assert (run.state, bodies) == (RunState.FAILED, {"once": 2, "always": 2})
     assert side.client.result(run, "behind") == 3
     step = side.client.steps(run)[0]
     assert (step.attempt, step.failures) == (2, 0)

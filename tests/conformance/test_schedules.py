@@ -32,7 +32,7 @@ def test_a_delayed_run_begins_at_its_time(side: Side, wf: Workflow) -> None:
 
 def test_a_debounced_run_takes_the_last_parameters(side: Side) -> None:
     """As long as it has not begun."""
-    runs = [side.client.start(one("bounced"), {"n": n}, debounce=Debounce("k", wait=0.5)) for n in (1, 2, 3)]
+    runs = [side.client.start(one("bounced"), {"n": n}, debounce=Debounce("k", wait=1.0)) for n in (1, 2, 3)]
     assert len({run.id for run in runs}) == 1
     assert side.client.result(side.client.wait(runs[0], timeout=60)) == {"sum": 4}
     again = side.client.start(one("bounced"), {"n": 9}, debounce=Debounce("k", wait=0.1))

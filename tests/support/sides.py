@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from crashing import CRASHING
 from sqlalchemy import select
 from stack import Stack, eventually
 
@@ -48,6 +49,10 @@ class Side:
         statement = select(StepRow.name, StepRow.result).where(StepRow.run_id == UUID(run.id))
         return dict(map(tuple, self.client.database.read(statement)))
 
+    @abstractmethod
+    def crashing(self, name: str) -> tuple[Run, Path]:
+        """A run of `crashing.py`, and the folder of its ledgers."""
+
     def effects(self) -> Counter[str]:
         """How often each step has left its line in this test's ledger."""
         path = Path(self.ledger)
@@ -60,9 +65,13 @@ class Real(Side):
 
     name = "engine"
 
-    def __init__(self, stack: Stack, ledger: str) -> None:
+    def __init__(self, stack: Stack, ledger: str, begun: dict[str, tuple[Run, Path]]) -> None:
         self.client = stack.client
         self.ledger = ledger
+        self._begun = begun
+
+    def crashing(self, name: str) -> tuple[Run, Path]:
+        return self._begun[name]
 
     def eventually(self, condition: Callable[[], Any]) -> Any:
         return eventually(condition, PATIENCE)
@@ -80,6 +89,10 @@ class InProcess(Side):
     def __init__(self, runner: Runner, ledger: str) -> None:
         self.client = self.runner = runner
         self.ledger = ledger
+
+    def crashing(self, name: str) -> tuple[Run, Path]:
+        folder = Path(self.ledger).parent
+        return self.runner.start(CRASHING[name](folder)), folder
 
     def eventually(self, condition: Callable[[], Any]) -> Any:
         for _ in range(1000):

@@ -384,6 +384,14 @@ def charge_repeatable(ledger: str, where: str, ctx: Context) -> str:
     return _effect_of(ledger, where, ctx)
 
 
+@action(name="hears")
+def hears(outcome: Any, ledger: str) -> Any:
+    """Leaves a line with what it is told, and says it again."""
+    with Path(ledger).open("a") as file:
+        file.write(json.dumps(outcome) + "\n")
+    return outcome
+
+
 @action(name="counts")
 def counts(ledger: str, n: int, ctx: Context) -> list[int]:
     """0 … n - 1, with a line in the ledger."""

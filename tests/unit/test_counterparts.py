@@ -12,7 +12,7 @@ from trellis.workflows.testing.counterparts import parameters
 
 FILES = {
     file: load("trellis.workflows.sql", file)
-    for file in ("journal.sql", "control.sql", "schedules.sql", "beginnings.sql")
+    for file in ("journal.sql", "control.sql", "schedules.sql", "beginnings.sql", "limits.sql", "effects.sql")
 }
 KNOWN = {
     f"{file}: {name}": (text, statements.STATEMENTS[text])

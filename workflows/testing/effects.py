@@ -7,10 +7,20 @@ from __future__ import annotations
 
 import json
 
+from ...tasks.errors import NotInProcess
+from ..joint import SQL as JOINT
 from ..journal import SQL
 from .counterparts import Rows, does
 from .steps import ready
 from .store import Store, as_json, of_json
+
+
+@does(JOINT["plan_freely"])
+def plan_freely(store: Store, *, idle_ms: str) -> None:
+    """The begin of a transaction in which a body writes what it likes. Raises NotInProcess."""
+    raise NotInProcess(
+        "ctx.transaction(), for there is no database that reads SQL; replace the body, or what it writes there"
+    )
 
 
 @does(SQL["intend"])

@@ -35,6 +35,7 @@ from ..tables import RunRow, RunTagRow
 from ..verbs import id_of
 from .bodies import Moment, WorkerCrash
 from .clock import START, Clock
+from .outbox import Sent
 from .stack import HandEngine
 
 _PATIENCE = 10_000  # moments that `wait` looks at before it gives up
@@ -180,11 +181,17 @@ class Runner(Client):
         self._engine.bodies.replace(action, function)
 
     def replace_task(self, name: str, function: Callable[..., Any]) -> None:
-        """Let `function` stand for a Celery task of another application, for steps with `task=`.
+        """Let `function` stand for a Celery task of another application.
 
-        It is called with the task's arguments; what it returns or raises is what the step hears.
+        It is called with the task's arguments. For a step with `task=` what it returns or raises is what the step
+        hears; in a chain that follows the end of a run (`on_success=`, `on_failure=`) what it returns goes on.
         """
         self._engine.messages.stand_ins[name] = function
+
+    @property
+    def sent(self) -> Sequence[Sent]:
+        """The tasks that were sent because a run ended (`on_success=`, `on_failure=`), in order."""
+        return list(self._engine.messages.outbox.outgoing)
 
     def fail(self, action: Any, error: BaseException | type[BaseException], *, times: int = 1) -> None:
         """Let the next `times` calls of an action's body raise `error` instead of running."""

@@ -30,6 +30,7 @@ from . import purging
 from .bodies import Bodies, WorkerCrash
 from .clock import NEVER, Clock
 from .database import MemoryDatabase
+from .outbox import Outbox
 from .store import Store
 
 _WORKER = "in-process"
@@ -137,9 +138,10 @@ class Messages(Dispatcher):
     """The broker: one message a step, the most urgent first."""
 
     def __init__(self, engine: Engine) -> None:
-        super().__init__(None, engine.settings, engine.durations)
-        self._engine = engine
         self.stand_ins: dict[str, Callable[..., Any]] = {}  # of other applications' tasks
+        self.outbox = Outbox(self.stand_ins, engine.actions)
+        super().__init__(self.outbox, engine.settings, engine.durations)
+        self._engine = engine
         self._numbers = count()
         self._waiting: list[tuple[int, int, str, str, str, int, str | None]] = []
 
@@ -216,11 +218,11 @@ class HandEngine(Engine):
         self.store = Store(clock)
         super().__init__(settings, database=MemoryDatabase(settings, self.store))
         self.durations = Unmeasured(self.journal)
+        self.bodies = self.actions = Bodies(registry.actions)
         self.messages = self.dispatcher = Messages(self)
         self.admission = Admission(self.database, self.messages, settings)
         self.admission.patience = 0.0  # the clock here does not move while somebody waits
         self.hand = self.keeper = HandKeeper(self)
-        self.bodies = self.actions = Bodies(registry.actions)
         self.bounds = HandClock(clock, self.hand)
 
     @property

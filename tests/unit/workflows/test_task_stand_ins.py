@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import steps
+from celery import group, signature
+from celery.canvas import Signature
 
 from trellis.tasks.errors import RunFailed
 from trellis.workflows import Retry, Workflow
@@ -64,3 +67,44 @@ def test_a_failed_run_takes_its_tasks_back(client: Runner) -> None:
     run = client.start(wf)
     client.cancel(run)
     assert client.get(run).state == "cancelled"
+
+
+def test_what_is_sent_at_the_end_of_a_run_leaves_the_process_nowhere(client: Runner) -> None:
+    """It is kept for the test; a chain goes on behind a stand-in, and ends where there is none."""
+    heard = []
+    wf = Workflow("told", register=False)
+    wf.step("sum", steps.add, a=1)
+
+    def task(name: str, *args: int) -> Signature:
+        return signature(f"media.{name}", args=args, queue="media")
+
+    client.replace_task("media.first", lambda outcome: heard.append(outcome) or 7)  # type: ignore[func-returns-value]
+    client.start(wf, on_success=[task("first") | task("second", 1) | task("third"), task("alone")])
+    assert heard == [{"sum": 2}]
+    outcome = {"sum": 2}
+    assert [(each.task, each.args, each.queue) for each in client.sent] == [
+        ("media.first", (outcome,), "media"), ("media.second", (7, 1), "media"), ("media.alone", (outcome,), "media"),
+    ]  # fmt: skip
+
+
+def test_a_stand_in_gets_the_tasks_of_a_group(client: Runner) -> None:
+    """Each of them."""
+    client.replace(steps.hears, lambda outcome: None)
+    wf = Workflow("told", register=False)
+    wf.wait_for("never", "never")
+    run = client.start(wf, on_failure=group(steps.hears.s(ledger="x"), steps.hears.s(ledger="y")))
+    client.cancel(run)
+    assert [(each.args[0]["state"], each.kwargs) for each in client.sent] == [
+        ("cancelled", {"ledger": "x"}), ("cancelled", {"ledger": "y"}),
+    ]  # fmt: skip
+    assert len(client.calls(steps.hears)) == 2
+
+
+def test_a_transaction_of_a_body_is_refused(client: Runner) -> None:
+    """There is no database that reads its SQL; the step fails with that, and a stand-in helps."""
+    wf = Workflow("books", register=False)
+    wf.step("book", steps.books, ledger="x", where="")
+    with pytest.raises(RunFailed, match=r"NotInProcess: not available in-process: ctx\.transaction\(\)"):
+        client.result(client.start(wf))
+    client.replace(steps.books, lambda: "booked")
+    assert client.result(client.start(wf)) == {"book": "booked"}

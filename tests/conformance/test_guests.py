@@ -1,0 +1,73 @@
+"""Celery tasks as steps, and signatures that follow a run, come to the same on the engine and in-process.
+
+The tasks are actions of ours, each of which is a plain task of Celery as well.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import steps
+from sides import InProcess, Side
+
+from trellis.tasks.errors import RunFailed
+from trellis.workflows import Default, RunState, Workflow
+
+
+def heard(side: Side) -> list[object]:
+    """What the signatures were told."""
+    path = Path(side.ledger)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def add(a: int, b: int = 1) -> int:
+    """What the worker does with a task `add`."""
+    return a + b
+
+
+def fails(message: str) -> None:
+    """And with one that fails."""
+    raise RuntimeError(message)
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(side: Side) -> None:
+    if isinstance(side, InProcess):
+        side.runner.replace_task("add", add)
+        side.runner.replace_task("fails", fails)
+
+
+def test_a_task_of_another_application_is_a_step(side: Side, wf: Workflow) -> None:
+    """Its arguments are results of others, its result goes on; a failure follows the step's policy."""
+    two = wf.step("two", steps.add, a=1)
+    three = wf.step("three", task="add", args=[two], queue="celery")
+    lost = wf.step("lost", task="fails", kwargs={"message": "no"}, queue="celery", on_failure=Default(5))
+    wf.step("sum", steps.total, values=[three, lost])
+    run = side.finish(wf)
+    assert side.client.result(run) == {"sum": 8}
+    assert side.states(run) == {
+        "two": "succeeded", "three": "succeeded", "lost": "failed", "sum": "succeeded",
+    }  # fmt: skip
+    bad = Workflow(f"{wf.name}_bad", register=False)
+    bad.step("lost", task="fails", args=["no"], queue="celery")
+    with pytest.raises(RunFailed, match="step 'lost'"):
+        side.client.result(side.finish(bad))
+
+
+def test_signatures_follow_the_end_of_a_run(side: Side, wf: Workflow) -> None:
+    """With its results or what went wrong; a chain goes on with what its first task gave."""
+    hears = steps.hears.s(ledger=side.ledger)
+    wf.step("sum", steps.add, a=1)
+    run = side.finish(wf, on_success=[hears, hears | steps.hears.s(ledger=side.ledger)], on_failure=hears)
+    side.eventually(lambda: len(heard(side)) == 3)
+    assert heard(side) == [{"sum": 2}] * 3
+    bad = Workflow(f"{wf.name}_bad", register=False)
+    bad.step("bad", steps.fails, message="no")
+    run = side.finish(bad, on_failure=hears)
+    assert run.state is RunState.FAILED
+    *_, told = side.eventually(lambda: heard(side)[3:])
+    assert told == {
+        "run": run.id, "workflow": bad.name, "state": "failed", "step": "bad", "type": "RuntimeError", "message": "no",
+    }  # fmt: skip
