@@ -73,3 +73,59 @@ def test_a_schedule_starts_runs_until_it_is_deleted(side: Side) -> None:
     schedules.delete(name)
     with pytest.raises(NotFound, match="there is no schedule 'every-second'"):
         schedules.get(name)
+
+
+def held(name: str) -> Workflow:
+    """A workflow that waits to be told, and knows which tick it is for."""
+    wf = Workflow(name, params={"tick": str}, register=False)
+    wf.wait_for("hold", "go")
+    wf.step("tick", steps.returns, value=wf.params.tick, after=["hold"])
+    return wf
+
+
+def test_a_tick_meets_an_open_run_as_the_policy_says(side: Side) -> None:
+    """Skipped, kept for later, in its place, or beside it."""
+    schedules, client = side.client.schedules, side.client
+    policies = ("skip", "queue", "cancel", "allow")
+    for policy in policies:
+        schedules.create(policy, held(f"meets-{policy}"), every=1, overlap=policy, tick_param="tick")
+    side.eventually(lambda: schedules.get("skip").skipped and schedules.get("queue").queued)
+    side.eventually(lambda: all(schedules.get(policy).started >= 2 for policy in ("cancel", "allow")))
+    for policy in policies:
+        schedules.pause(policy)
+    runs = {policy: client.list(f"meets-{policy}")[::-1] for policy in policies}
+    states = {policy: [client.get(run).state for run in found] for policy, found in runs.items()}
+    assert (len(states["skip"]), len(states["queue"])) == (1, 1)
+    assert set(states["cancel"][:-1]) == {RunState.CANCELLED}
+    assert RunState.CANCELLED not in [*states["allow"], states["cancel"][-1]]
+    for policy in policies:
+        schedules.delete(policy)
+        assert client.bulk("cancel", f"meets-{policy}").refused == []
+
+
+def test_ticks_that_were_missed_are_made_up_for_by_hand(side: Side) -> None:
+    """One after the other, also while the schedule is paused; each knows its tick, in the time zone of the schedule."""
+    schedules, client = side.client.schedules, side.client
+    schedules.create(
+        "nightly",
+        held("made-up"),
+        cron="30 2 * * *",
+        timezone="Europe/Berlin",
+        tick_param="tick",
+        paused=True,
+    )
+    # On 29 March 2026 half past two is left out in Berlin: that tick comes with the end of the gap.
+    days = [datetime(2026, 3, day, 12, tzinfo=UTC) for day in (27, 30)]
+    assert schedules.backfill("nightly", *days) == 3
+    told = []
+    for _ in range(3):
+        run = side.eventually(lambda: [run for run in client.list("made-up") if not run.finished])[0]
+        side.pass_time(0.3)
+        assert len([each for each in client.list("made-up") if not each.finished]) == 1
+        client.signal(run, "go")
+        told.append(client.result(client.wait(run, timeout=60))["tick"])
+    assert told == ["2026-03-28T02:30:00+01:00", "2026-03-29T03:00:00+02:00", "2026-03-30T02:30:00+02:00"]
+    assert schedules.backfill("nightly", *days) == 3
+    side.pass_time(0.5)
+    assert len(client.list("made-up")) == 3
+    schedules.delete("nightly")

@@ -219,6 +219,10 @@ def test_runs_are_kept_as_long_as_it_is_said(runner: Runner) -> None:
     assert runner.get(run).finished
     runner.advance(hours=2)
     assert runner.list() == []
+    runner.retain("one", timedelta.max)
+    for_ever = runner.start(one(steps.noop))
+    runner.advance(days=400)
+    assert [run.id for run in runner.list()] == [for_ever.id]
     with Runner(now=NOW, retention_days=1) as other:
         other.start(one(steps.noop))
         other.advance(hours=23)

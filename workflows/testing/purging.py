@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from ...tasks.settings import Settings
 from ..control import SQL
+from ..retention import FOREVER
 from .control import ENDED
 from .counterparts import Rows, does
 from .store import Row, Store
@@ -50,13 +51,10 @@ def expiry(store: Store, run: Row, default: timedelta | None) -> datetime | None
     """When a run that is over may go; None: as long as it, or another one that needs it, is there."""
     said = store.get("retention", run["workflow"])
     keep = default if said is None else said["runs"]
-    if keep is None or run["finished_at"] is None or _needed_by(store, run["id"]):
+    over: datetime | None = run["finished_at"]
+    if over is None or keep is None or keep >= FOREVER or _needed_by(store, run["id"]):
         return None
-    try:
-        ends: datetime = run["finished_at"] + keep
-    except OverflowError:  # for ever
-        return None
-    return ends
+    return over + keep
 
 
 def expiries(store: Store, settings: Settings) -> Iterator[datetime]:

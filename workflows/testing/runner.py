@@ -164,7 +164,7 @@ class Runner(Client):
             return
         until = self.now + span
         self._settle()
-        while (upcoming := self._engine.next_moment()) is not None and upcoming <= until:
+        while (upcoming := self._engine.next_moment(purging_too=True)) is not None and upcoming <= until:
             self._engine.clock.move(upcoming)
             self._settle()
         self._engine.clock.move(until)

@@ -263,8 +263,8 @@ class HandEngine(Engine):
                 continue  # whatever would give this chore something to do is refused as well
         return bool(done)
 
-    def next_moment(self) -> datetime | None:
-        """When something will be due again, if nobody does anything."""
+    def next_moment(self, *, purging_too: bool = False) -> datetime | None:
+        """When something will be due again, if nobody does anything; also that a run has been kept for long enough?"""
         now, never = self.clock.time, NEVER
         moments = [moment for moment in self.store.moments() if now < moment < never]
         queued = self.messages.holds()
@@ -274,7 +274,8 @@ class HandEngine(Engine):
             for step in self.store.where("step", state="ready", sent=True)
             if (step["run_id"], step["idx"]) not in queued
         ]
-        moments += [moment for moment in purging.expiries(self.store, self.settings) if moment > now]
+        if purging_too:
+            moments += [moment for moment in purging.expiries(self.store, self.settings) if moment > now]
         return min(moments, default=None)
 
 
