@@ -24,7 +24,8 @@ coverage: setup  ## run all tests, count the lines they reach in every process, 
 
 chaos: setup  ## faults at named points of real workers (CASES=1000 SEED=1; ONLY=… plays one case)
 	@cd tests && ../$(BIN)/python -m chaos $(if $(CASES),--cases $(CASES)) $(if $(SEED),--seed $(SEED)) \
-		$(if $(ONLY),--only $(ONLY)) $(if $(LANES),--lanes $(LANES)) $(if $(TOGETHER),--together $(TOGETHER)) $(if $(KEEP),--keep $(KEEP))
+		$(if $(ONLY),--only $(ONLY)) $(if $(FIRST),--first $(FIRST)) \
+		$(if $(LANES),--lanes $(LANES)) $(if $(TOGETHER),--together $(TOGETHER)) $(if $(KEEP),--keep $(KEEP))
 
 lint: setup  ## ruff, mypy strict, the direction of imports
 	@.ci/types.sh

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 from redis.exceptions import RedisError
 
 from ..tasks.logs import get_logger
@@ -27,7 +27,8 @@ BUNDLE = "trellis_bundle"  # the argument of a bundle's message
 RANKED = (
     "trellis_ranked"  # and the queue, where it is a right to the most urgent steps there instead of to these
 )
-BROKER_GONE = (OperationalError, RedisError, OSError)
+# A batch whose write broke is an error of its own, whatever it broke with.
+BROKER_GONE = (OperationalError, BatchPublishError, RedisError, OSError)
 _PIPELINE = 500  # messages in one write to the broker
 
 log = get_logger("trellis.dispatch")

@@ -62,17 +62,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     parser.add_argument("--cases", type=int, default=len(POINTS) * len(FAULTS))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="begin with the case of this number, from 0 on")
     parser.add_argument("--only", help="the case of a name, or those of some names with commas, at once")
     parser.add_argument("--together", type=int, default=TOGETHER, help="cases at once on a stage")
     parser.add_argument("--lanes", type=int, default=2, help="stages beside each other")
     parser.add_argument("--keep", type=Path, help="a folder for logs, ledger and data, which is kept")
     given = parser.parse_args()
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # restarts of Postgres are no news here
-    planned = (
-        [named_wave(given.only)]
-        if given.only
-        else waves(list(cases(given.cases, given.seed)), given.together)
-    )
+    drawn = list(cases(given.cases, given.seed))[given.first :]
+    planned = [named_wave(given.only)] if given.only else waves(drawn, given.together)
     wanted = [case for wave in planned for case in wave]
     waiting: queue.SimpleQueue[Wave] = queue.SimpleQueue()
     for wave in planned:

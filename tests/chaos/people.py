@@ -24,7 +24,7 @@ from .stage import Stage
 
 T = TypeVar("T")
 AWAY = (CommunicationError, psycopg.OperationalError, psycopg.InterfaceError)
-_PATIENCE = 20.0  # seconds for which somebody tries to be heard
+_PATIENCE = 60.0  # seconds for which somebody tries to be heard
 _OFTEN = 0.15  # seconds between two looks at what waits for an answer
 
 

@@ -24,7 +24,7 @@ from .stage import CLOCKS, Stage
 from .trigger import ARMED, Arm, publish
 
 RUNS = 2  # of one program in a case
-PATIENCE = 60.0  # seconds for all runs of a wave
+PATIENCE = 180.0  # seconds for all runs of a wave, on a machine as busy as it may be
 _CALM = 1.0  # seconds after the last fault, until a lost worker is surely gone
 _OPEN = ("pending", "running", "paused")
 

@@ -6,9 +6,11 @@ import threading
 
 import psycopg
 import pytest
+import redis
 import steps
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
+from redis.client import Pipeline
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 from stack import Stack, eventually
@@ -224,6 +226,24 @@ def test_a_broker_out_of_reach_delays_a_run_and_loses_none(stack: Stack) -> None
     stack.rows("UPDATE step SET due_at = now() - interval '1 minute'")
     assert tick(stack.engine)["published"] == 1
     assert stack.client.get(run).state is RunState.PENDING
+
+
+def test_a_broker_that_dies_in_the_midst_of_a_batch_is_no_error_to_a_client(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is accepted whatever became of its messages; the tick finds out where they are lost."""
+
+    def dies(_: Pipeline, **__: object) -> None:
+        raise redis.exceptions.ConnectionError("gone")
+
+    stack.client.start(one(), {"n": 1})  # the queue is known from now on: what can break is the write
+    with monkeypatch.context() as broken:
+        broken.setattr(Pipeline, "execute", dies)
+        run = stack.client.start(one(), {"n": 2})
+    assert stack.client.get(run).state is RunState.PENDING
+    assert stack.engine.dispatcher.waiting("celery") == 1
+    stack.rows("UPDATE step SET due_at = now() - interval '1 day'")
+    assert tick(stack.engine)["published"] == 2
 
 
 def test_a_database_out_of_reach_is_a_clear_error() -> None:
