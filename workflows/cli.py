@@ -36,10 +36,9 @@ from .cli_bulk import Asked, SinceOption, Verb
 from .cli_doubts import register as register_doubts
 from .cli_schedules import app as schedules_app
 from .client import Client
-from .hints import choices
 from .queries import Queries
 from .records import Run
-from .session import AsJson, Imports, ParamValues, RunId
+from .session import AsJson, Imports, ParamValues, RunId, strange
 from .session import journal as _journal
 from .session import settings_for as _settings
 from .spec import WorkflowSpec
@@ -204,26 +203,22 @@ def runs(
     done to, e.g. `trellis runs --workflow nightly --status failed --since 1d retry`. It counts them and asks first.
     """
     asked = Asked(workflow, None if state is None else state.value, tuple(tags or ()), since)
+    moment = asked.moment
     with _journal() as client:
         if verb is not None:
             cli_bulk.do(client, verb, asked, dry_run=dry_run, yes=yes, as_json=as_json)
-        found = client.list(
-            asked.workflow, state=asked.state, tags=asked.tags, since=asked.moment, limit=limit
-        )
+        found = client.list(asked.workflow, state=asked.state, tags=asked.tags, since=moment, limit=limit)
         if as_json:
             typer.echo(show.dumps([show.run_json(each) for each in found]))
         elif found:
             out = console()
             out.print(show.listing(found, out.width))
             if len(found) == limit:
-                more = client.count(asked.workflow, state=asked.state, tags=asked.tags, since=asked.moment)
+                more = client.count(asked.workflow, state=asked.state, tags=asked.tags, since=moment)
                 if more > limit:
                     hint(f"the newest of {words.at_most(more, 1000, 'run')}; -n shows more")
         else:
-            known = [] if workflow is None else Summaries(client.database).workflows()
-            of = "" if workflow is None else f" of workflow {workflow!r}"
-            strange = workflow is not None and workflow not in known
-            hint(f"no runs{of}{choices(workflow or '', known, 'the workflows are') if strange else ''}")
+            hint(f"no runs{asked}{strange(client, workflow)}")
 
 
 def show_run(

@@ -137,7 +137,7 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         if text[:1] in '{["':
-            raise ParameterError({"payload": f"{text!r} begins like JSON and is none"}) from None
+            raise ParameterError({"--payload": f"{text!r} begins like JSON and is none"}) from None
         return text
 
 

@@ -17,6 +17,7 @@ from ..tasks.errors import ConfigurationError
 from . import show, spans, words
 from .bulk import COUNTED
 from .client import Client
+from .session import strange
 from .terminal import hint
 
 _SHOWN = 10  # refusals
@@ -60,6 +61,15 @@ class Asked(NamedTuple):
     tags: tuple[str, ...]
     since: str | None
 
+    def __str__(self) -> str:
+        """The conditions, for what follows "no runs"."""
+        tags = "".join(f" with tag {tag!r}" for tag in self.tags)
+        return (
+            ("" if self.workflow is None else f" of workflow {self.workflow!r}")
+            + ("" if self.state is None else f" that are {self.state}")
+            + f"{tags}{'' if self.since is None else f' since {self.since}'}"
+        )
+
     @property
     def moment(self) -> datetime | timedelta | None:
         """`since`, read. Raises ConfigurationError."""
@@ -76,6 +86,9 @@ def do(client: Client, verb: Verb, asked: Asked, *, dry_run: bool, yes: bool, as
             typer.echo(show.dumps({"matched": count, "done": 0, "refused": []}))
         else:
             typer.echo(f"{shown} would be {_PAST[verb]}")
+            meant = "" if count else strange(client, asked.workflow)
+            if meant:
+                hint(f"no runs{asked}{meant}")
         raise typer.Exit
     if not yes:
         if not sys.stdin.isatty():

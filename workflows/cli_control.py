@@ -21,7 +21,7 @@ from .cli_bulk import SinceOption
 from .client import Client
 from .records import DeadLetter, Run
 from .retention import FOREVER
-from .session import journal, settings_for
+from .session import journal, settings_for, strange
 from .summaries import Summaries, abbreviated
 from .terminal import console, exit_code, hint, report, report_json, watch
 
@@ -155,6 +155,7 @@ def pause(
             if name is not None:
                 new = client.pause(workflow=workflow) if kind == "workflow" else client.pause(queue=queue)
                 typer.echo(f"{kind} {name} paused{'' if new else ' already'}")
+        _warn_of(client, workflow)
         if run_ids:
             for_each(client, run_ids, client.pause, "paused", "is paused already")
 
@@ -201,6 +202,11 @@ def check(
     """
     settings = settings_for(imports)
     modules.import_all(settings.imports)
+    if not settings.imports:
+        hint(
+            "no module is imported, so no action is known: name modules with --import or in TRELLIS_IMPORTS",
+            "yellow",
+        )
     with journal(settings) as client:
         count = misfit.check(client.database, registry.actions, settings.default_queue, queues or None)
         typer.echo(f"this code fits the open runs ({words.plural(count, 'definition')})")
@@ -283,6 +289,7 @@ def keep(
     with journal() as client:
         client.retain(workflow, _kept(span))
         typer.echo(f"runs of {workflow} are kept: {span}")
+        _warn_of(client, workflow)
 
 
 def list_kept() -> None:
@@ -292,6 +299,13 @@ def list_kept() -> None:
         typer.echo(f"all others: {'forever' if days is None else f'{days:g}d'} (TRELLIS_RETENTION_DAYS)")
         for each in client.retentions():
             typer.echo(f"{each.workflow}: {'forever' if each.keep >= FOREVER else spans.said(each.keep)}")
+
+
+def _warn_of(client: Client, workflow: str | None) -> None:
+    """A slip in a name would pause, or keep, nothing at all."""
+    meant = strange(client, workflow)
+    if meant:
+        hint(f"no run of workflow {workflow!r} was ever started{meant}", "yellow")
 
 
 def _kept(text: str) -> timedelta | None:

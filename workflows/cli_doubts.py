@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ..tasks.errors import ParameterError
+from ..tasks.errors import ConfigurationError, ParameterError
 from . import show
 from .doubts import UNSAID
 from .records import Json
@@ -79,6 +79,8 @@ def resolve(
     by: Annotated[str, typer.Option(metavar="NAME", help="Who says so.", show_default=False)] = "",
 ) -> None:
     """Say what became of the effect of a step in doubt."""
+    if (done is not None) + retry + (fail is not None) != 1:
+        raise ConfigurationError("say what became of it: one of --done JSON, --retry and --fail TEXT")
     result: Json = UNSAID
     if done is not None:
         try:

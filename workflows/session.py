@@ -18,6 +18,9 @@ from ..tasks.logs import configure
 from ..tasks.settings import Settings, load
 from . import live, words
 from .client import Client
+from .hints import choices
+from .queries import Queries
+from .summaries import Summaries
 
 Imports = Annotated[
     list[str] | None,
@@ -60,3 +63,10 @@ def journal(settings: Settings | None = None) -> Iterator[Client]:
         raise CommunicationError(
             f"Postgres does not answer any more: {words.one_line(str(error), 300)}"
         ) from error
+
+
+def strange(client: Client, workflow: str | None) -> str:
+    """What may have been meant by a workflow of which nothing was ever started; empty for one that is known."""
+    if workflow is None or Queries(client.database).latest_definition(workflow) is not None:
+        return ""
+    return choices(workflow, Summaries(client.database).workflows(), "the workflows are")

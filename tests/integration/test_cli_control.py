@@ -137,3 +137,50 @@ def test_retention_and_check(stack: Stack, trellis: Trellis) -> None:
     assert "always" not in trellis("retention", "list").stdout
     assert trellis("retention", "set", "flow", "soon").exit_code != 0
     assert trellis("check").stdout == "this code fits the open runs (0 definitions)\n"
+
+
+def test_a_slip_in_a_name_is_told(stack: Stack, trellis: Trellis) -> None:
+    """What is done to a workflow that nobody knows is done to nothing."""
+    stack.client.start(one_step("nightly"))
+    meant = "did you mean 'nightly'?"
+    for command in (
+        ("pause", "--workflow", "nigthly"),
+        ("retention", "set", "nigthly", "1d"),
+        ("runs", "--workflow", "nigthly", "cancel", "--dry-run"),
+        ("runs", "--workflow", "nigthly"),
+    ):
+        shown = trellis(*command)
+        assert (shown.exit_code, meant in shown.stderr) == (0, True), shown.output
+    for command in (("pause", "--workflow", "nightly"), ("retention", "set", "nightly", "1d")):
+        assert trellis(*command).stderr == ""
+    shown = trellis("runs", "--workflow", "nightly", "--status", "failed", "--tag", "x", "--since", "1d")
+    assert shown.stderr == "no runs of workflow 'nightly' that are failed with tag 'x' since 1d\n"
+
+
+def test_steps_in_doubt_are_listed_and_resolved(stack: Stack, trellis: Trellis) -> None:
+    run = stack.client.start(one_step("pays")).id
+    assert trellis("doubts").stderr == "nothing is in doubt\n"
+    stack.rows(
+        "UPDATE step SET state = 'parked', waits_for = 'doubt', intent = 1, due_at = 'infinity', "
+        'wait = \'{"doubt": 1, "worker": "box/7"}\' WHERE run_id = %s',
+        run,
+    )
+    shown = trellis("doubts", run[:13])
+    assert "a person has to say" in shown.stdout
+    assert "--done JSON | --retry | --fail TEXT" in shown.stderr
+    [found] = json.loads(trellis("doubts", "--json").stdout)
+    assert (found["run"], found["attempt"], found["worker"]) == (run, 1, "box/7")
+    assert "in doubt" in trellis("why", run).stdout
+    for wrong in ((), ("--retry", "--fail", "no"), ("--retry", "--done", "1")):
+        assert "one of --done JSON, --retry and --fail TEXT" in str(
+            trellis("resolve", run, "only", *wrong).exception
+        )
+    assert trellis("resolve", run, "only", "--retry", "--by", "me").stdout == "only runs again\n"
+    assert json.loads(trellis("doubts", "--json").stdout) == []
+    assert "is not in doubt" in str(trellis("resolve", run, "only", "--retry").exception)
+
+
+def one_step(name: str) -> Workflow:
+    wf = Workflow(name, register=False)
+    wf.step("only", steps.noop)
+    return wf
