@@ -98,7 +98,8 @@ def one(connection: Connection, name: str) -> Schedule | None:
 
 def read(connection: Connection, workflow: str | None = None) -> list[Schedule]:
     """All schedules, or those of a workflow; by name."""
-    return [schedule_of(row) for row in ask(connection, "read", workflow=workflow)]
+    rows = ask(connection, "read") if workflow is None else ask(connection, "read_of", workflow=workflow)
+    return [schedule_of(row) for row in rows]
 
 
 def hold(connection: Connection, name: str, *, wait: bool) -> Held | None:

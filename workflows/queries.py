@@ -6,7 +6,7 @@ The law: reads only, and each by key or along an index.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +34,7 @@ _LETTER = (
     DeadLetterRow.action, DeadLetterRow.error,
 )  # fmt: skip
 
+_EARLY, _LATE = (each.replace(tzinfo=UTC) for each in (datetime.min, datetime.max))
 _ASKING = (StepState.PARKED, StepState.READY, StepState.RUNNING)
 
 
@@ -193,17 +194,17 @@ class Queries:
     ) -> list[DeadLetter]:
         """Dead letters, the latest first; `before` is where the last page ended."""
         row = DeadLetterRow
-        order = (row.at, row.run_id, row.idx)
+        # A workflow is a range of its index, and no equation: else the planner may walk past all the others' letters.
+        lead, given = ((), ()) if workflow is None else ((row.workflow,), (literal(workflow),))
+        order = (*lead, row.at, row.run_id, row.idx)
         statement = select(*_LETTER).order_by(*(each.desc() for each in order)).limit(limit)
-        if workflow is not None:
-            statement = statement.where(row.workflow == workflow)
-        if isinstance(since, timedelta):
-            statement = statement.where(row.at >= func.now() - since)
-        elif since is not None:
-            statement = statement.where(row.at >= since)
-        if before is not None:
+        first = func.now() - since if isinstance(since, timedelta) else literal(since or _EARLY)
+        statement = statement.where(tuple_(*lead, row.at) >= tuple_(*given, first))
+        if before is None:
+            statement = statement.where(tuple_(*lead, row.at) <= tuple_(*given, literal(_LATE)))
+        else:
             last = (before.at, as_uuid(before.run), before.idx)
-            statement = statement.where(tuple_(*order) < tuple_(*map(literal, last)), row.at <= before.at)
+            statement = statement.where(tuple_(*order) < tuple_(*given, *map(literal, last)))
         return [DeadLetter.from_row(found) for found in self._all(statement)]
 
     def dead_letters_of(self, run_id: str) -> list[DeadLetter]:

@@ -30,7 +30,7 @@ RUNS = int(os.environ.get("SCALE_RUNS", "10000"))
 PAGES = 200  # of the tables: with 10,000 runs `step` has 1,000, with a million 100,000
 EACH = 80  # more for each run that a statement moves with all it has
 # A tick looks at 500 limits that somebody waits for, and at 500 places, however many there are.
-SWEEP = {LIMITS[name].decode(): 2000 for name in ("look", "forget", "forget_some")}
+SWEEP = {LIMITS[name].decode(): 2000 for name in ("lines", "look", "forget", "forget_some")}
 
 FILL = Path(__file__).parents[1] / "support" / "past.sql"
 

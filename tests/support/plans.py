@@ -26,7 +26,7 @@ KEYS: dict[str, tuple[tuple[str, ...], ...]] = {
     "permit": (("run_id", "idx"),),
     "gate": (("name",),),
     "definition": (("digest",),),
-    "schedule": (("name",),),
+    "schedule": (("name",), ("workflow",)),
     "schedule_tick": (("schedule",),),
     "heartbeat": (("name",),),
     "action_stat": (("action",),),

@@ -27,13 +27,19 @@ SELECT s.name, s.workflow, s.definition, s.params, s.cron, s.every, s.timezone, 
        s.missed_at, s.problem
   FROM schedule s WHERE s.name = %(name)s
 
+-- name: read_of
+-- Those of a workflow.
+SELECT s.name, s.workflow, s.definition, s.params, s.cron, s.every, s.timezone, s.anchor, s.jitter, s.overlap,
+       s.catch_up, s.tick_param, s.paused, s.next_at, s.last_at, s.last_run, s.queued, s.started, s.skipped,
+       s.missed_at, s.problem
+  FROM schedule s WHERE s.workflow = %(workflow)s ORDER BY s.workflow, s.name
+
 -- name: read
--- All of them, or those of a workflow: there are as many as people have made.
+-- All of them: as many as people have made.
 SELECT s.name, s.workflow, s.definition, s.params, s.cron, s.every, s.timezone, s.anchor, s.jitter, s.overlap,
        s.catch_up, s.tick_param, s.paused, s.next_at, s.last_at, s.last_run, s.queued, s.started, s.skipped,
        s.missed_at, s.problem
   FROM schedule s
- WHERE %(workflow)s::text IS NULL OR s.workflow = %(workflow)s
  ORDER BY s.name
 
 -- name: due

@@ -52,10 +52,16 @@ def one(store: Store, *, name: str) -> Rows:
 
 
 @does(SQL["read"])
-def read(store: Store, *, workflow: str | None) -> Rows:
-    """Schedules, by name."""
-    found = sorted(store.all("schedule"), key=lambda row: str(row["name"]))
-    return [_shown(row) for row in found if workflow in (None, row["workflow"])]
+def read(store: Store) -> Rows:
+    """All schedules, by name."""
+    return [_shown(row) for row in sorted(store.all("schedule"), key=lambda row: str(row["name"]))]
+
+
+@does(SQL["read_of"])
+def read_of(store: Store, *, workflow: str) -> Rows:
+    """The schedules of a workflow, by name."""
+    found = store.where("schedule", workflow=workflow)
+    return [_shown(row) for row in sorted(found, key=lambda row: str(row["name"]))]
 
 
 @does(SQL["due"])
