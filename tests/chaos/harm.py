@@ -11,6 +11,7 @@ import mmap
 import os
 import signal
 import struct
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -53,6 +54,23 @@ def server(arm: Arm) -> None:
     await_file(folder() / f"{'down' if arm.variant % 2 else 'back'}-{arm.case}")
 
 
+def surely(harm: Callable[[Arm], None]) -> Callable[[Arm], None]:
+    """Do it again until the server is there: a fault of another case may have taken it down."""
+
+    def again(arm: Arm) -> None:
+        deadline = time.monotonic() + 20.0
+        while True:
+            try:
+                return harm(arm)
+            except (psycopg.OperationalError, redis.ConnectionError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    return again
+
+
+@surely
 def terminate(arm: Arm) -> None:
     """End every backend of the engine in this database, this process' own among them."""
     with psycopg.connect(current().need_database(), autocommit=True) as connection:
@@ -62,12 +80,14 @@ def terminate(arm: Arm) -> None:
         )
 
 
+@surely
 def flush(arm: Arm) -> None:
     """FLUSHALL."""
     with redis.Redis.from_url(current().need_broker()) as broker:
         broker.flushall()
 
 
+@surely
 def duplicate(arm: Arm) -> None:
     """Put every message into its queue once more: those that wait and those that somebody works on."""
     queues = (current().default_queue, ELSEWHERE)

@@ -48,6 +48,20 @@ class Helper:
             self._ended = time.monotonic()
         return self._done
 
+    @property
+    def happened(self) -> bool:
+        """Whether the point was passed often enough.
+
+        A fault of another case may kill the process that passed it, before it could do its own.
+        """
+        try:
+            return (
+                self.fired
+                or (self._stage.folder / f"passages-{self._arm.case}").stat().st_size >= self._arm.passage
+            )
+        except FileNotFoundError:
+            return False
+
     def settled(self, seconds: float) -> bool:
         """Whether the fault is still to come, or is over for so long."""
         return not self.fired or (self._done and time.monotonic() - self._ended >= seconds)

@@ -219,7 +219,7 @@ class _Play:
 
     def problems(self) -> Iterator[str]:
         """Everything that is wrong, now that it is over."""
-        if not self.helper.fired:
+        if not self.helper.happened:
             yield f"{self.case.point} was passed fewer than {self.arm.passage} times"
         if self.scene.problems:
             yield from self._open()
