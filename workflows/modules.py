@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ _MACHINERY = (
     "<",
     *(f"{each}{os.sep}" for each in (Path(importlib.__file__).parent, _HERE, _HERE.parent / "tasks")),
 )
+# Python's and other people's code: an error that is raised there has its cause in the line that called it.
+_OTHERS = tuple(f"{path}{os.sep}" for name, path in sysconfig.get_paths().items() if "lib" in name)
+_TOLD = 3  # lines of the way to an error
 
 
 def import_all(names: Iterable[str]) -> None:
@@ -102,12 +106,12 @@ def _place(error: BaseException, name: str) -> str:
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{_short(error.filename)}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [
-        f"{_short(frame.filename)}:{frame.lineno}"
-        for frame in frames
-        if not frame.filename.startswith(_MACHINERY)
-    ]
-    return lines[-1] if lines else name
+    theirs = [frame for frame in frames if not frame.filename.startswith(_MACHINERY)]
+    own = [frame for frame in theirs if not frame.filename.startswith(_OTHERS)]
+    shown = [f"{_short(frame.filename)}:{frame.lineno}" for frame in own or theirs[-1:]]
+    if isinstance(error, DefinitionError):
+        shown = shown[-1:]
+    return " > ".join(shown[-_TOLD:]) or name
 
 
 def _short(file: str) -> str:

@@ -132,6 +132,10 @@ def test_a_name_that_cannot_be_imported_is_refused(path: str, message: str) -> N
         ("x = (\n", "'broken' cannot be imported: broken.py:1: SyntaxError: '\\(' was never closed$"),
         ("import sys\nsys.exit(3)\n", "'broken' cannot be imported: broken.py:2: SystemExit: 3"),
         ("import no_such_thing\n", "broken.py:1: ModuleNotFoundError"),
+        (
+            "import json\ndef read():\n    return json.loads('{')\nread()\n",
+            "'broken' cannot be imported: broken.py:4 > broken.py:3: JSONDecodeError: Expecting",
+        ),
     ],
 )
 def test_an_import_that_fails_tells_the_line(text: str, message: str) -> None:
