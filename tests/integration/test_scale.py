@@ -103,7 +103,7 @@ LISTS: dict[str, Callable[[Client, str], object]] = {
     "bulk, counted": lambda client, at: client.bulk("resume", "past3", dry_run=True),
     "a key": lambda client, at: client._queries.run_by_key("past7", "k7"),
     "a schedule": lambda client, at: client.schedules.get("at7"),
-    "schedules of a workflow": lambda client, at: client.schedules.list("past3"),
+    "schedules of a workflow that has none": lambda client, at: client.schedules.list("nobody"),
     "pauses": lambda client, at: client.pauses(),
     "retentions": lambda client, at: client.retentions(),
 }
