@@ -122,7 +122,7 @@ class Stage:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not within {seconds:g} s: {what}")
             self.supervise()
-            time.sleep(0.04)
+            time.sleep(0.1)
 
     def close(self) -> None:
         """End every program."""
