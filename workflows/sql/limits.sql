@@ -63,7 +63,9 @@ INSERT INTO gate (name, turn) VALUES (%(name)s, %(at)s) ON CONFLICT (name) DO UP
 -- which paths are known the longest goes first, as in a queue without a limit: of the `window` steps that stand in front.
 -- The last column says whose run is paused: those step out of the line.
 SELECT o.line, u.used, greatest(0.0, extract(epoch FROM g.next_at - t.moment))::float8 AS wait, t.moment,
-       w.run_id, w.idx, w.fair, w.gates, w.rate, w.entry, (SELECT r.state = 'paused' FROM run r WHERE r.id = w.run_id)
+       w.run_id, w.idx, w.fair, w.gates, w.rate, w.entry,
+       -- By its key: `state` alone would invite an index that has it, and begins with something else.
+       (SELECT r.state = 'paused' AND r.steps IS NOT NULL FROM run r WHERE r.id = w.run_id)
   FROM (SELECT clock_timestamp() AS moment) t
  CROSS JOIN unnest(%(lines)s::text[]) AS o(line)
   LEFT JOIN gate g ON g.name = o.line
@@ -112,7 +114,8 @@ SELECT o.line, u.used, greatest(0.0, extract(epoch FROM g.next_at - t.moment))::
                  ORDER BY f.priority DESC, f.run_id, f.idx
                  LIMIT greatest(ceil(h.room::float8 / t.every), CASE WHEN h.ranked THEN %(window)s::int END)) f
           JOIN step s ON s.run_id = f.run_id AND s.idx = f.idx
-         WHERE s.state || '' = 'parked' AND s.waits_for = o.line
+         -- What is asked once more, when the row is locked, must not look as if it chose few: the planner would begin with it.
+         WHERE CASE WHEN s.state = 'parked' THEN s.waits_for = o.line END
          ORDER BY s.priority DESC, s.run_id, s.rank DESC NULLS LAST, s.idx
          LIMIT ceil(h.room::float8 / t.every) FOR NO KEY UPDATE OF s SKIP LOCKED
       ) x

@@ -77,6 +77,27 @@ def test_each_turn_has_the_limits_of_its_loop(options: dict[str, Any]) -> None:
         assert client.result(run) == {"count": 3}
 
 
+@action(name="loops.once", effects="once")
+def once(previous: int) -> int:
+    """One more, once."""
+    return previous + 1
+
+
+def test_the_effect_of_a_turn_may_happen_once_only() -> None:
+    """A turn that lost its worker in the midst of it is in doubt, and not repeated behind anyone's back."""
+    wf = Workflow("charges", register=False)
+    wf.loop("charge", once, until="result >= 2", limit=5, start=0, previous=wf.previous)
+    with Runner() as client:
+        client.crash(once, when="after")
+        run = client.start(wf)
+        client.advance(minutes=5)
+        [doubt] = client.doubts()
+        assert doubt.step == "charge[0]"
+        client.resolve(run, "charge[0]", done=1)
+        assert client.result(client.wait(run)) == {"charge": 2}
+        assert len(client.calls(once)) == 2
+
+
 def test_the_turns_of_two_runs_share_a_key() -> None:
     """One turn at a time, whichever run's it is; both end."""
     with Runner() as client:
