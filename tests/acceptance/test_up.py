@@ -226,7 +226,9 @@ def test_a_module_that_breaks_the_worker_ends_the_start(folder: Path, start: Cal
     (folder / "broken.py").write_text("raise RuntimeError('this module is broken')\n")
     up = start("--no-flower", "--import", "broken")
     assert up.process.wait(90) == 1
-    up.shows(r"error: worker did not start \(exit status 1\)(.|\n)*broken.py:1: RuntimeError: this module is broken")
+    up.shows(
+        r"error: worker did not start \(exit status 1\)(.|\n)*broken.py:1: RuntimeError: this module is broken"
+    )
     assert "Traceback" not in up.text
     assert list((folder / ".trellis" / "run").glob("*.json")) == []
 
