@@ -14,6 +14,7 @@ from typing import TypeVar
 import psycopg
 
 from ..tasks.database import Connection, Database, idle_ms
+from ..tasks.errors import CommunicationError
 from ..tasks.queries import load
 
 SQL = load("trellis.workflows.sql", "effects.sql")
@@ -30,6 +31,7 @@ class Joint:
         self._borrowed: AbstractContextManager[Connection] | None = None
         self._transaction: AbstractContextManager[psycopg.Transaction] | None = None
         self._connection: Connection | None = None
+        self._refused = False  # Postgres was away when the body asked for it
 
     @property
     def open(self) -> bool:
@@ -38,15 +40,26 @@ class Joint:
 
     @property
     def lost(self) -> bool:
-        """Whether the body has asked for it and its connection broke since: an outage, not the body's failure."""
-        return self._connection is not None and self._connection.closed
+        """Whether the body has asked for it and could not have it, or its connection broke since.
+
+        That is an outage, not the body's failure.
+        """
+        return self._refused or (self._connection is not None and self._connection.closed)
 
     @contextmanager
     def part(self) -> Iterator[Connection]:
         """A part of it: an exception takes back what this part did, and leaves the rest."""
-        connection = self._connection or self._begin()
+        connection = self._connection or self._opened()
         with connection.transaction():
             yield connection
+
+    def _opened(self) -> Connection:
+        """Begin it; nothing was written yet, so a connection that is found dead is replaced."""
+        try:
+            return self._database.again(self._begin)
+        except (psycopg.OperationalError, psycopg.InterfaceError, CommunicationError):
+            self._refused = True
+            raise
 
     def _begin(self) -> Connection:
         self._borrowed = self._database.connection()

@@ -282,6 +282,29 @@ def test_a_stale_lease_rolls_back_what_the_body_has_written(stack: Stack) -> Non
 
 
 @pytest.mark.usefixtures("booking")
+def test_a_connection_that_is_found_dead_when_the_transaction_begins_is_replaced(stack: Stack) -> None:
+    """Nothing was written yet: the body need not know of it."""
+
+    @action(name="books_after_a_restart")
+    def books_after_a_restart(ctx: steps.Context) -> int:
+        stack.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name = 'trellis'"
+        )
+        with ctx.transaction() as sql:
+            sql.execute("INSERT INTO booking VALUES ('key', %s)", (ctx.attempt,))
+        return ctx.attempt
+
+    wf = Workflow("restart", register=False)
+    wf.step("book", books_after_a_restart)
+    run = stack.client.start(wf).id
+    stack.engine.run_bundle("books_after_a_restart", run, [0])
+    registry.actions.discard("books_after_a_restart")
+    assert stack.client.get(run).state is RunState.SUCCEEDED
+    assert stack.rows("SELECT attempt FROM booking") == [(1,)]
+
+
+@pytest.mark.usefixtures("booking")
 def test_parts_of_the_transaction_are_taken_back_one_by_one(stack: Stack) -> None:
     """An exception that the body catches outside the `with` block undoes that block alone; nothing can commit early."""
 
