@@ -22,8 +22,9 @@ _state = mmap.mmap(-1, 1)  # anonymous and shared: forked children see what the 
 
 
 def reset() -> None:
-    """The worker starts."""
-    _state[0] = _WORKS
+    """The worker starts: the memory is its own from here on, whoever it was forked from."""
+    global _state
+    _state = mmap.mmap(-1, 1)
 
 
 def begin() -> None:

@@ -22,7 +22,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -35,6 +34,7 @@ import commands
 import transcript
 import yaml
 from fences import ROOT, Fence, fences
+from forks import Zygote
 from stack import QUICK, Stack, eventually
 
 from trellis.tasks import services
@@ -48,33 +48,6 @@ REAL = ("docs/start.md",)  # where `trellis up` is the command itself
 PRELUDE = {"docs/howto/scale.md": "from trellis.workflows import Artifact, action"}
 TRELLIS = Path(sys.executable).with_name("trellis")
 READY = "Ctrl-C stops all"
-
-
-class Zygote:
-    """Starts programs quickly; see zygote.py."""
-
-    def __init__(self) -> None:
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket = ours
-        program = [sys.executable, str(Path(__file__).with_name("zygote.py")), str(its.fileno())]
-        self._process = subprocess.Popen(program, pass_fds=(its.fileno(),), env=environment())
-        its.close()
-
-    def start(self, command: list[str], folder: Path, env: dict[str, str], *descriptors: int) -> int:
-        """Start a program: `trellis`, `celery`, `python FILE` or `repl`; answers with its pid."""
-        request = {"command": command, "folder": str(folder), "environment": env}
-        socket.send_fds(self._socket, [json.dumps(request).encode()], list(descriptors))
-        return int(json.loads(self._socket.recv(1000)))
-
-    def wait(self, pid: int) -> int:
-        """The exit status of a program, once it is over."""
-        self._socket.send(json.dumps({"wait": pid}).encode())
-        return int(json.loads(self._socket.recv(1000)))
-
-    def close(self) -> None:
-        """End it."""
-        self._socket.close()
-        self._process.wait(10)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -10,12 +10,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from book import Zygote
+from book import environment
+from forks import Zygote
 
 
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
     """Starts programs."""
-    found = Zygote()
+    found = Zygote(environment())
     yield found
     found.close()

@@ -12,7 +12,7 @@ from typing import Any
 import shapes
 import steps
 from celery import Celery
-from stack import Process, Stack, eventually
+from stack import Stack, alone, eventually
 
 from trellis.tasks.app import sender
 from trellis.workflows import AsyncClient, Context, Workflow, action
@@ -97,18 +97,11 @@ def test_flower_shows_workers_and_tasks_by_their_actions_names(stack: Stack) -> 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "trellis.tasks",
-        "flower",
-        f"--port={port}",
-        "--address=127.0.0.1",
-    ]
-    flower = Process(
-        command, stack.environment(FLOWER_UNAUTHENTICATED_API="true"), stack.folder / "flower.log"
+    command = [sys.executable, "-m", "celery", "-A", "trellis.tasks", "flower"]
+    flower = alone(
+        [*command, f"--port={port}", "--address=127.0.0.1"],
+        stack.environment(FLOWER_UNAUTHENTICATED_API="true"),
+        stack.folder / "flower.log",
     )
     stack.processes.append(flower)
 

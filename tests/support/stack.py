@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from forks import Forked
 
 from trellis.tasks.app import sender
 from trellis.tasks.embedded import Servers
@@ -48,19 +49,10 @@ def eventually(condition: Callable[[], Any], seconds: float = 30.0, what: str = 
 class Process:
     """A child of the test, in a process group of its own."""
 
-    def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes] | Forked, log: Path) -> None:
+        self.popen = popen
         self.log = log
         self._asked = False
-        with log.open("ab") as out:
-            self.popen = subprocess.Popen(
-                command,
-                env=env,
-                stdout=out,
-                stderr=out,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                cwd=log.parent,
-            )
 
     @property
     def pid(self) -> int:
@@ -92,6 +84,16 @@ class Process:
             except subprocess.TimeoutExpired:
                 self.kill()
         self.send(signal.SIGKILL)
+
+
+def alone(command: list[str], env: dict[str, str], log: Path) -> Process:
+    """A process that shares nothing with any other, not even imports."""
+    with log.open("ab") as out:
+        popen = subprocess.Popen(
+            command, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True,
+            cwd=log.parent,
+        )  # fmt: skip
+    return Process(popen, log)
 
 
 class Stack:
@@ -172,8 +174,9 @@ class Stack:
 
     def spawn(self, name: str, *arguments: str, **env: str) -> Process:
         """A process of the `celery` command."""
-        command = [sys.executable, "-m", "celery", "-A", "trellis.tasks", *arguments]
-        process = Process(command, self.environment(**env), self.folder / f"{name}.log")
+        log = self.folder / f"{name}.log"
+        command = ["celery", "-A", "trellis.tasks", *arguments]
+        process = Process(Forked(command, self.environment(**env), log), log)
         self.processes.append(process)
         return process
 
@@ -196,7 +199,7 @@ class Stack:
         ours = {name: value for name, value in os.environ.items() if not name.startswith("TRELLIS_")}
         began = sum(1 for process in self.processes if process.log.name.startswith(module))
         log = self.folder / f"{module}{began}.log"
-        process = Process(command, {**ours, "PYTHONPATH": str(SUPPORT), **env}, log)
+        process = alone(command, {**ours, "PYTHONPATH": str(SUPPORT), **env}, log)
         self.processes.append(process)
         eventually(lambda: " ready" in process.text() or process.popen.poll() is not None, 30, "worker ready")
         assert process.popen.poll() is None, process.text()

@@ -4,7 +4,8 @@ The law: what runs is the real program in a real process of its own, with the en
 arguments that are asked for; only the imports are shared. Nothing that reads a setting is imported before.
 
 Each request is one message on a Unix socket (argument 1: its descriptor), with the descriptors that become
-the program's stdin, stdout and stderr. `start` is answered with the pid, `wait` with the exit status.
+the program's stdin, stdout and stderr; it is answered with the pid. `poll` is answered with the exit status of a
+pid, or null. When the socket closes, everything that was started here is killed.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 import socket
 import sys
+from contextlib import suppress
 from typing import Any
 
 import celery.apps.beat
@@ -58,12 +61,12 @@ def repl() -> None:
 
 def become(request: dict[str, Any]) -> None:
     """Turn this child into the program."""
-    os.setsid()
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
     program, *arguments = request["command"]
     sys.argv = [program, *arguments]
+    sys.path[:0] = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     if program == "trellis":
         sys.exit(cli.main())
     sys.path.insert(0, request["folder"])
@@ -79,31 +82,59 @@ def become(request: dict[str, Any]) -> None:
         repl()
 
 
+def start(request: dict[str, Any], descriptors: list[int], control: socket.socket) -> int:
+    """Fork the program; its session is its own when this returns."""
+    ready, say = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(say)
+        os.read(ready, 1)
+        os.close(ready)
+        return pid
+    control.close()
+    os.setsid()
+    for target, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, target)
+        os.close(descriptor)
+    os.close(say)
+    os.close(ready)
+    become(request)
+    sys.exit(0)
+
+
+def poll(pid: int, running: set[int]) -> int | None:
+    """The exit status of a program that is over."""
+    found, status = os.waitpid(pid, os.WNOHANG)
+    if not found:
+        return None
+    running.discard(pid)
+    return os.waitstatus_to_exitcode(status)
+
+
 def main() -> None:
     """Serve until the socket closes."""
     sys.path.pop(0)  # this folder is none of the programs' business
     assert current.cache_info().currsize == 0, "something that is imported here reads the settings"
     control = socket.socket(fileno=int(sys.argv[1]))
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 3)
-        if not message:
-            return
-        request = json.loads(message)
-        if "wait" in request:
-            _, status = os.waitpid(request["wait"], 0)
-            control.send(json.dumps(os.waitstatus_to_exitcode(status)).encode())
-            continue
-        pid = os.fork()
-        if pid == 0:
-            control.close()
-            for target, descriptor in enumerate(descriptors):
-                os.dup2(descriptor, target)
+    ours, running = os.getpid(), set[int]()
+    try:
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 3)
+            if not message:
+                return
+            request = json.loads(message)
+            if "poll" in request:
+                control.send(json.dumps(poll(request["poll"], running)).encode())
+                continue
+            pid = start(request, list(descriptors), control)
+            running.add(pid)
+            for descriptor in descriptors:
                 os.close(descriptor)
-            become(request)
-            sys.exit(0)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        control.send(json.dumps(pid).encode())
+            control.send(json.dumps(pid).encode())
+    finally:
+        for pid in running if os.getpid() == ours else ():  # a program's end comes by here as well
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
