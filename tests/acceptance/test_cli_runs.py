@@ -16,6 +16,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from forks import ran
 from stack import Stack, eventually, stack_of
 
 from trellis.tasks.embedded import Servers
@@ -112,16 +113,7 @@ class Project:
         return self.stack.environment(TRELLIS_IMPORTS="", PYTHONPATH="", COLUMNS="", **env)
 
     def __call__(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(TRELLIS), *arguments],
-            cwd=self.folder,
-            env=self.environment(**env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return ran(["trellis", *arguments], self.folder, self.environment(**env))
 
     def json(self, *arguments: str) -> Any:
         """What a program reads: nothing but JSON on stdout."""

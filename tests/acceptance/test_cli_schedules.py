@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import ran
 from stack import Stack
 
-TRELLIS = Path(sys.executable).with_name("trellis")
 FLOW = """
 from trellis.workflows import Workflow, action
 
@@ -33,10 +32,7 @@ class Shell:
         (folder / "flow.py").write_text(FLOW)
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(TRELLIS), "schedules", *arguments], cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        return ran(["trellis", "schedules", *arguments], self.folder, self.env)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+from forks import ran
 
 from trellis.tasks import embedded, schema
 from trellis.tasks.embedded import Servers
-
-TRELLIS = Path(sys.executable).with_name("trellis")
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +27,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 def doctor(folder: Path, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRELLIS_")}
-    return subprocess.run(
-        [str(TRELLIS), "doctor", *options],
-        cwd=folder,
-        env={**clean, **env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return ran(["trellis", "doctor", *options], folder, {**clean, **env})
 
 
 def checks(folder: Path, **env: str) -> dict[str, dict[str, Any]]:

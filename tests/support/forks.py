@@ -16,6 +16,9 @@ import threading
 import time
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
+
+Ended = subprocess.CompletedProcess[str]
 
 
 class Zygote:
@@ -91,3 +94,20 @@ class Forked:
         """Send SIGTERM to it, without its children."""
         if self.poll() is None:
             os.kill(self.pid, signal.SIGTERM)
+
+
+def ran(command: list[str], folder: Path, env: dict[str, str], timeout: float = 120.0) -> Ended:
+    """Run a program to its end, as subprocess.run does. Raises TimeoutExpired."""
+    with TemporaryFile() as out, TemporaryFile() as err, open(os.devnull, "rb") as nothing:
+        pid = zygote().start(command, folder, env, nothing.fileno(), out.fileno(), err.fileno())
+        deadline = time.monotonic() + timeout
+        while (status := zygote().poll(pid)) is None:
+            if time.monotonic() > deadline:
+                os.killpg(pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired(command, timeout)
+            time.sleep(0.02)
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode())
+    return subprocess.CompletedProcess(command, status, *texts)
