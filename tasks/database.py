@@ -130,9 +130,8 @@ class Database:
             ) from error
         try:
             yield borrowed
-        except (
-            IdleInTransactionSessionTimeout
-        ) as error:  # psycopg calls it an InternalError; it is a lost connection
+        except IdleInTransactionSessionTimeout as error:
+            # psycopg calls it an InternalError; it is a lost connection.
             raise psycopg.OperationalError(str(error)) from error
         finally:
             broken = borrowed.broken

@@ -110,12 +110,7 @@ def prepare(queries: Queries, database: Database, settings: Settings, old: Run, 
     changed: dict[int, dict[str, Json]] = {}
     if wanted.params or wanted.inputs:
         was = plan(before, old.params, Lenient(), settings.default_queue, scope=scope).steps
-        names = {name for name in params if params[name] != old.params.get(name)}
-        changed = differences(was, planned, names)
-        with database.connection() as connection:
-            kept = dict(ask(connection, "read_options", run=old.id, idx=list(changed)))
-        for idx, each in changed.items():
-            each["options"] = merged(was[idx].options, planned[idx].options, kept[idx]) or {}
+        changed = _changed(database, old, was, planned, params)
     again = recomputed(spec, found, {planned[idx].name for idx in changed}, undone, wanted.from_step)
     if not again:
         raise StateError(
@@ -144,6 +139,23 @@ def prepare(queries: Queries, database: Database, settings: Settings, old: Run, 
     own = spec.max_parallel is not None
     kept_steps = len(spec.steps) - len(again)
     return Prepared(run, old, row, reused, fresh, overlay, kept_steps, wanted.from_step, entry, own)
+
+
+def _changed(
+    database: Database,
+    old: Run,
+    was: Sequence[PlannedStep],
+    planned: Sequence[PlannedStep],
+    params: Mapping[str, Json],
+) -> dict[int, dict[str, Json]]:
+    """By row, what the edits and the new parameters change of a step; the old run's own options stand below them."""
+    names = {name for name in params if params[name] != old.params.get(name)}
+    changed = differences(was, planned, names)
+    with database.connection() as connection:
+        kept = dict(ask(connection, "read_options", run=old.id, idx=list(changed)))
+    for idx, each in changed.items():
+        each["options"] = merged(was[idx].options, planned[idx].options, kept[idx]) or {}
+    return changed
 
 
 def write(connection: Connection, prepared: Prepared, *, sent: bool) -> Moved:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -47,10 +47,19 @@ class Zygote:
             status = json.loads(self._socket.recv(1000))
         return None if status is None else int(status)
 
-    def wait(self, pid: int) -> int:
-        """The exit status of a program, once it is over."""
-        while (status := self.poll(pid)) is None:
-            time.sleep(0.02)
+    def wait(self, pid: int, timeout: float = 600.0) -> int:
+        """The exit status of a program, once it is over. Raises TimeoutExpired."""
+        if (status := self.poll(pid)) is None:
+            ending = os.pidfd_open(pid)  # readable when the process ends
+            try:
+                watch = select.poll()
+                watch.register(ending, select.POLLIN)
+                if not watch.poll(timeout * 1000):
+                    raise subprocess.TimeoutExpired(str(pid), timeout)
+            finally:
+                os.close(ending)
+            status = self.poll(pid)
+        assert status is not None
         return status
 
     def close(self) -> None:
@@ -83,12 +92,10 @@ class Forked:
 
     def wait(self, timeout: float = 600.0) -> int:
         """The exit status, once it is over. Raises TimeoutExpired."""
-        deadline = time.monotonic() + timeout
-        while (status := self.poll()) is None:
-            if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired(str(self.pid), timeout)
-            time.sleep(0.02)
-        return status
+        if self.poll() is None:
+            self.returncode = zygote().wait(self.pid, timeout)
+        assert self.returncode is not None
+        return self.returncode
 
     def terminate(self) -> None:
         """Send SIGTERM to it, without its children."""
@@ -100,12 +107,11 @@ def ran(command: list[str], folder: Path, env: dict[str, str], timeout: float = 
     """Run a program to its end, as subprocess.run does. Raises TimeoutExpired."""
     with TemporaryFile() as out, TemporaryFile() as err, open(os.devnull, "rb") as nothing:
         pid = zygote().start(command, folder, env, nothing.fileno(), out.fileno(), err.fileno())
-        deadline = time.monotonic() + timeout
-        while (status := zygote().poll(pid)) is None:
-            if time.monotonic() > deadline:
-                os.killpg(pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(command, timeout)
-            time.sleep(0.02)
+        try:
+            status = zygote().wait(pid, timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(pid, signal.SIGKILL)
+            raise
         texts = []
         for file in (out, err):
             file.seek(0)

@@ -71,9 +71,8 @@ def become(request: dict[str, Any]) -> None:
         sys.exit(cli.main())
     sys.path.insert(0, request["folder"])
     if program == "celery":
-        django_fixup(
-            app
-        )  # Celery looks at the environment when an application is made, and ours was made before
+        # Celery looks at the environment when an application is made, and ours was made before.
+        django_fixup(app)
         celery_main()
     elif program == "python":
         sys.argv = arguments
