@@ -11,6 +11,10 @@ a program never has to read a message. Whatever a user can meet derives from `Tr
     │   ├── CycleError              steps wait for each other in a circle
     │   └── ParameterError          a run was started with wrong parameters
     ├── CommunicationError          Postgres or the broker cannot be reached
+    ├── EmbeddingError              texts could not be turned into vectors
+    │   ├── TextRefused             one of the texts is none that a model can read
+    │   ├── EmbedderRefused         a key, a model or dimensions are wrong
+    │   └── EmbedderUnavailable     an endpoint or a worker does not answer now
     ├── StackError                  a process of the local stack does not start, or keeps dying
     ├── ResourceError               a limit was passed
     │   ├── RunTooLarge             a run would have more steps than a run may
@@ -115,6 +119,31 @@ class ParameterError(DefinitionError):
 
 class CommunicationError(TrellisError):
     """Postgres or the broker cannot be reached."""
+
+
+class EmbeddingError(TrellisError):
+    """Texts could not be turned into vectors by `model`; `problem` says why."""
+
+    def __init__(self, model: str, problem: str) -> None:
+        self.model = model
+        self.problem = problem
+        super().__init__(f"embedder {model}: {problem}")
+
+
+class TextRefused(EmbeddingError):
+    """One of the texts is none that a model can read; `index` is its place, None where it is all of them."""
+
+    def __init__(self, model: str, index: int | None, problem: str) -> None:
+        self.index = index
+        super().__init__(model, problem if index is None else f"text {index}: {problem}")
+
+
+class EmbedderRefused(EmbeddingError):
+    """A key, a model or dimensions are wrong; asking again does not help before a setting has changed."""
+
+
+class EmbedderUnavailable(EmbeddingError):
+    """An endpoint or a worker does not answer now; asking again later may help."""
 
 
 class StackError(TrellisError):

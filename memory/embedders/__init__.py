@@ -1,0 +1,9 @@
+"""Texts become vectors: models in this process, endpoints elsewhere, and workers that batch for many callers.
+
+The law: this package imports nothing heavy. numpy, torch and the clients of endpoints come with the module that
+needs them, so a process that uses no memory pays for none.
+"""
+
+from .protocol import Embedder, Vectors
+
+__all__ = ["Embedder", "Vectors"]

@@ -1,0 +1,37 @@
+"""Arithmetic of vectors: pure.
+
+The law: what leaves an embedder passes `unit`, so that no row of a wrong shape and no number that is not finite gets
+into a table, where it would spoil every search.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...tasks.errors import EmbeddingError
+from .protocol import Vectors
+
+
+def unit(rows: Any, count: int, dims: int, model: str) -> Vectors:
+    """The rows as float32 of shape (count, dims), each divided by its length.
+
+    Raises EmbeddingError where the shape is another one, a number is not finite, or a row has no length.
+    """
+    found = np.asarray(rows, dtype=np.float32)
+    if count == 0 and found.size == 0:
+        return np.empty((0, dims), dtype=np.float32)
+    if found.shape != (count, dims):
+        raise EmbeddingError(
+            model,
+            f"it answered with vectors of shape {found.shape} for {count} texts, and {(count, dims)} was expected",
+        )
+    lengths = np.linalg.norm(found.astype(np.float64), axis=1, keepdims=True)
+    wrong = ~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0)
+    if wrong.any():
+        raise EmbeddingError(
+            model,
+            f"the vector of text {int(np.argmax(wrong))} has no direction (zero, or a number that is not finite)",
+        )
+    return np.ascontiguousarray((found / lengths).astype(np.float32))
