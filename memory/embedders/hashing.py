@@ -28,6 +28,7 @@ PIECES = (3, 4, 5)  # characters in a piece of a word
 _PAIR, _WORD, _PIECE = 0.7, 1.0, 0.35  # a word in common says more than three letters of it
 _WORDS = re.compile(r"\w+")
 _BASE = np.uint64(1_099_511_628_211)  # an odd multiplier, that of FNV-1a
+_ONE, _TOP = np.uint64(1), np.uint64(63)
 
 Hashes = NDArray[np.uint64]
 
@@ -54,25 +55,23 @@ class HashingEmbedder:
         return unit(rows, len(found), self.dims, self.model)
 
     def _row(self, text: str) -> NDArray[np.float64]:
+        """One vector, of any length but none."""
         words = _WORDS.findall(unicodedata.normalize("NFKC", text[:READS]).casefold())
-        row = np.zeros(self.dims)
-        if words:
-            singles = np.fromiter((zlib.crc32(word.encode()) for word in words), np.uint64, len(words))
-            self._add(row, singles, _WORD)
-            self._add(row, singles[:-1] * _BASE + singles[1:] + np.uint64(1), _PAIR)
-            codes = np.frombuffer(f" {' '.join(words)} ".encode("utf-32-le"), np.uint32).astype(np.uint64)
-            for size in PIECES:
-                self._add(row, _pieces(codes, size), _PIECE)
-        if not row.any():
-            row[0] = 1.0  # a text without a word has a direction as well, the same for all such texts
-        return row
-
-    def _add(self, row: NDArray[np.float64], hashes: Hashes, weight: float) -> None:
-        """Add features to a row: the n-th of one kind counts less than the first, as 1 + log n."""
-        found, counts = np.unique(_mixed(hashes), return_counts=True)
-        signs = np.where(found >> np.uint64(63), 1.0, -1.0)
-        values = weight * signs * (1.0 + np.log(counts))
-        row += np.bincount((found % np.uint64(self.dims)).astype(np.int64), values, self.dims)
+        if not words:  # a text without a word has a direction as well, the same for all such texts
+            return np.eye(1, self.dims)[0]
+        singles = np.fromiter((zlib.crc32(word.encode()) for word in words), np.uint64, len(words))
+        codes = np.frombuffer(f" {' '.join(words)} ".encode("utf-32-le"), np.uint32).astype(np.uint64)
+        kinds = [
+            singles,
+            singles[:-1] * _BASE + singles[1:] + _ONE,
+            *(_pieces(codes, size) for size in PIECES),
+        ]
+        weights = np.repeat([_WORD, _PAIR, *[_PIECE] * len(PIECES)], [len(kind) for kind in kinds])
+        found, first, counts = np.unique(_mixed(np.concatenate(kinds)), return_index=True, return_counts=True)
+        # The sign is a bit that the place does not use. The n-th of a kind counts less than the first: 1 + log n.
+        values = np.where(found >> _TOP, 1.0, -1.0) * weights[first] * (1.0 + np.log(counts))
+        row = np.bincount((found % np.uint64(self.dims)).astype(np.int64), values, self.dims)
+        return row if row.any() else np.eye(1, self.dims)[0]
 
 
 def _pieces(codes: Hashes, size: int) -> Hashes:
