@@ -58,7 +58,7 @@ class HashingEmbedder:
         """One vector, of any length but none."""
         words = _WORDS.findall(unicodedata.normalize("NFKC", text[:READS]).casefold())
         if not words:  # a text without a word has a direction as well, the same for all such texts
-            return np.eye(1, self.dims)[0]
+            return self._axis()
         singles = np.fromiter((zlib.crc32(word.encode()) for word in words), np.uint64, len(words))
         codes = np.frombuffer(f" {' '.join(words)} ".encode("utf-32-le"), np.uint32).astype(np.uint64)
         kinds = [
@@ -70,8 +70,14 @@ class HashingEmbedder:
         found, first, counts = np.unique(_mixed(np.concatenate(kinds)), return_index=True, return_counts=True)
         # The sign is a bit that the place does not use. The n-th of a kind counts less than the first: 1 + log n.
         values = np.where(found >> _TOP, 1.0, -1.0) * weights[first] * (1.0 + np.log(counts))
-        row = np.bincount((found % np.uint64(self.dims)).astype(np.int64), values, self.dims)
-        return row if row.any() else np.eye(1, self.dims)[0]
+        row = np.zeros(self.dims)
+        np.add.at(row, (found % np.uint64(self.dims)).astype(np.int64), values)
+        return row if row.any() else self._axis()
+
+    def _axis(self) -> NDArray[np.float64]:
+        row = np.zeros(self.dims)
+        row[0] = 1.0
+        return row
 
 
 def _pieces(codes: Hashes, size: int) -> Hashes:
