@@ -16,7 +16,12 @@ broker_transport = "trellis.tasks.transport:Transport"  # kombu's own, but it su
 result_backend = _settings.result_backend_url  # None: the journal holds the results
 
 # --- what a worker loads: the engine's own tasks, then the user's modules
-imports = ("trellis.workflows.worker", "trellis.workflows.boot", *_settings.imports)
+imports = (
+    "trellis.workflows.worker",
+    "trellis.memory.embedders.service",
+    "trellis.workflows.boot",
+    *_settings.imports,
+)
 
 # --- delivery
 task_acks_late = True  # a message leaves Redis when its steps are recorded, not when they start

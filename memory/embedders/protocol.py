@@ -6,6 +6,7 @@ The law: vectors of one `model` are comparable with each other and with nothing 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -37,6 +38,11 @@ class Embedder(Protocol):
 
         A text that is longer than the model reads counts by its beginning. Raises EmbeddingError.
         """
+
+
+async def aembed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
+    """`embedder.embed(texts)` from a coroutine, in a thread, so that the loop goes on."""
+    return await asyncio.to_thread(embedder.embed, texts)
 
 
 def checked(texts: Sequence[str], model: str) -> list[str]:

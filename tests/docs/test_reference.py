@@ -23,6 +23,7 @@ from trellis.workflows.states import RUN_MOVES, STEP_ENDS, STEP_MOVES, RunState,
 REFERENCE = ROOT / "docs" / "reference"
 SOURCES = [
     *(ROOT / "tasks").glob("*.py"),
+    *(ROOT / "memory").rglob("*.py"),
     *(ROOT / "workflows").glob("*.py"),
     *(ROOT / "workflows/sql").glob("*.sql"),
 ]

@@ -1,0 +1,45 @@
+"""The command `trellis embedder`.
+
+The law: it is `trellis worker` on the embed queue, in a pool where each process has one model; what is wrong with
+the embedder is told before any process starts.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..tasks import services
+from ..tasks.cli import become
+from ..tasks.settings import load
+from .embedders import choose
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("embedder")(embedder)
+
+
+def embedder(
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Processes, each with its own copy of the model on one core.")
+    ] = 1,
+    name: Annotated[
+        str | None, typer.Option(help="Name of this worker, before the @.", show_default=False)
+    ] = None,
+) -> None:
+    """Run a worker that turns texts into vectors for all others (TRELLIS_EMBEDDER_WHERE=queue)."""
+    settings = load()
+    settings.need_database()
+    settings.need_broker()
+    choose.check(settings)
+    command = services.worker_command(
+        settings,
+        queues=[settings.embed_queue],
+        concurrency=concurrency,
+        pool="prefork",
+        name=name or "embedder",
+    )
+    # Steps of users have no business here: an embedder needs none of their modules.
+    become(command, settings.model_copy(update={"imports": ()}))

