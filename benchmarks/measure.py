@@ -97,7 +97,7 @@ def space(side: Durable, count: int) -> dict[str, Any]:
     workflow = independent(count)
     defined = time.perf_counter() - began
     with _database(side) as connection, settled():
-        connection.execute("TRUNCATE step, event, run, definition")
+        connection.execute("TRUNCATE step, event, run, definition CASCADE")
         size, rows = _occupied(connection)
         with side.group.frozen():
             before = queued_bytes(side.group.settings.need_broker())

@@ -198,6 +198,15 @@ class Database:
             pool.close()
 
 
+def rows_of(cursor: psycopg.Cursor[TupleRow] | psycopg.RawCursor[TupleRow]) -> list[TupleRow]:
+    """What a statement that was executed has answered; nothing where it answers nothing.
+
+    Asked of libpq: `description` makes an object for each column, half a tenth of what a statement costs this process.
+    """
+    answer = cursor.pgresult
+    return cursor.fetchall() if answer is not None and answer.nfields else []
+
+
 def connect(url: str, **options: Any) -> Connection:
     """One connection outside any pool. Raises CommunicationError where Postgres cannot be reached."""
     try:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from psycopg.rows import tuple_row
 
-from ..tasks.database import Connection
+from ..tasks.database import Connection, rows_of
 from ..tasks.queries import load
 from .records import Json
 from .timetable import Timetable
@@ -81,7 +81,7 @@ def schedule_of(row: Sequence[Any]) -> Schedule:
 def ask(connection: Connection, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
     """The rows of one statement."""
     cursor = connection.cursor(row_factory=tuple_row).execute(SQL[block], arguments)
-    return cursor.fetchall() if cursor.description else []
+    return rows_of(cursor)
 
 
 def now(connection: Connection) -> datetime:

@@ -16,7 +16,7 @@ from typing import Any
 
 from psycopg.rows import tuple_row
 
-from ..tasks.database import Connection
+from ..tasks.database import Connection, rows_of
 from ..tasks.errors import DefinitionError
 from ..tasks.queries import load
 from . import launch
@@ -243,4 +243,4 @@ def _seconds(what: str, value: Any) -> float:
 
 def _ask(connection: Connection, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
     cursor = connection.cursor(row_factory=tuple_row).execute(SQL[block], arguments)
-    return cursor.fetchall() if cursor.description else []
+    return rows_of(cursor)

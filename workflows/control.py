@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from psycopg import errors as postgres
 from psycopg.rows import tuple_row
 
-from ..tasks.database import Connection, Database
+from ..tasks.database import Connection, Database, rows_of
 from ..tasks.errors import NotFound, StateError
 from ..tasks.queries import load
 from . import wire
@@ -110,4 +110,4 @@ def tell(connection: Connection, run: str, kind: str, idx: int | None, detail: J
 def ask(connection: Connection, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
     """The rows of a block of control.sql, inside a transaction."""
     cursor = connection.cursor(row_factory=tuple_row).execute(SQL[block], arguments)
-    return cursor.fetchall() if cursor.description else []
+    return rows_of(cursor)

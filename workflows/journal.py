@@ -16,7 +16,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.datetime import TimestamptzLoader
 from psycopg.types.json import JsonbLoader
 
-from ..tasks.database import Connection, Database
+from ..tasks.database import Connection, Database, rows_of
 from ..tasks.queries import load, numbered
 from ..tasks.settings import Settings
 from . import wire
@@ -414,7 +414,7 @@ def _ask(connection: Connection, block: str, **arguments: Any) -> list[tuple[Any
     # A cursor of our own: the connection may be a caller's, with rows of another shape.
     statement = _NUMBERED[block]
     cursor = RawCursor(connection, row_factory=tuple_row).execute(statement.text, statement.values(arguments))
-    return cursor.fetchall() if cursor.description else []
+    return rows_of(cursor)
 
 
 def _ask_theirs(connection: Connection, block: str, **arguments: Any) -> list[tuple[Any, ...]]:

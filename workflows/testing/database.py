@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from sqlalchemy import Select
 
@@ -91,10 +91,16 @@ class MemoryConnection:
             yield
 
 
+class MemoryAnswer(NamedTuple):
+    """What is asked of libpq's answer: whether there are rows."""
+
+    nfields: int
+
+
 class MemoryCursor:
     """The rows of a statement."""
 
-    description: object = None
+    pgresult: MemoryAnswer | None = None
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -103,7 +109,7 @@ class MemoryCursor:
     def execute(self, statement: bytes, arguments: Mapping[str, Any] | None = None) -> Self:
         """Run a statement that has a counterpart here. Raises NotInProcess."""
         self._rows = done(self._store, statement, arguments or {})
-        self.description = None if self._rows is None else "rows"
+        self.pgresult = None if self._rows is None else MemoryAnswer(1)
         return self
 
     def fetchall(self) -> list[tuple[Any, ...]]:
