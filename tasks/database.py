@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,13 @@ def idle_ms(seconds: float) -> int:
     return max(1, math.ceil(seconds * 2000.0))
 
 
+def options_of(settings: Settings) -> str:
+    """The parameters of a session, as libpq takes them; `trellis.actor` is read where the audit log is written."""
+    actor = re.sub(r"([\\\s])", r"\\\1", settings.actor)
+    idle = idle_ms(settings.lease_seconds)
+    return f"{PLANNER} -c idle_in_transaction_session_timeout={idle} -c trellis.actor={actor}"
+
+
 class Base(DeclarativeBase):
     """The one registry of tables; migrations are compared with it by a test."""
 
@@ -81,6 +89,11 @@ class Database:
         self._pool: ConnectionPool[Connection] | None = None
         self._pid = 0
         self._reached = False  # once: then a refusal is an outage and no wrong address
+
+    @property
+    def actor(self) -> str:
+        """Who acts on these connections."""
+        return self._settings.actor
 
     @property
     def pool(self) -> ConnectionPool[Connection]:
@@ -107,7 +120,7 @@ class Database:
                 "autocommit": True,
                 "connect_timeout": self._settings.connect_timeout,
                 "application_name": "trellis",
-                "options": f"{PLANNER} -c idle_in_transaction_session_timeout={idle_ms(self._settings.lease_seconds)}",
+                "options": options_of(self._settings),
                 "prepare_threshold": 0,
             },
             open=True,

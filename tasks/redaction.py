@@ -11,7 +11,7 @@ from typing import Any
 
 HIDDEN = "***"
 _SECRET_NAME = re.compile(
-    r"pass(word|wd|phrase)?$|secret|token|api_?key|authorization|credential|private_?key|cookie",
+    r"pass(word|wd|phrase)?$|secret|token|api_?key|authorization|credential|private_?key|audit_?keys|cookie",
     re.IGNORECASE,
 )
 # Anchored at "://", and bounded: a pattern that begins with the scheme tries every position of a long word (40 kB

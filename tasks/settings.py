@@ -8,8 +8,11 @@ so a second terminal needs no variables.
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import re
+import socket
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +28,24 @@ from .redaction import redact
 PREFIX = "TRELLIS_"
 STACK_FILE = "stack.json"
 SYSTEM_QUEUE = "trellis.system"  # ticks travel apart, so that no backlog of steps delays recovery
+
+
+_KEY = re.compile(r"([\w.-]{1,100}):([^,]{16,})")
+
+
+def _pairs(keys: SecretStr | None) -> list[tuple[str, str]]:
+    """NAME:SECRET,NAME:SECRET; what is no such pair has an empty name."""
+    parts = (part.strip() for part in keys.get_secret_value().split(",")) if keys is not None else ()
+    return [(found[1], found[2]) if (found := _KEY.fullmatch(part)) else ("", "") for part in parts]
+
+
+def whoami() -> str:
+    """The account and the machine."""
+    try:
+        account = getpass.getuser()
+    except (OSError, KeyError):  # a number without a name, as in many containers
+        account = str(os.getuid())
+    return f"{account}@{socket.gethostname()}"
 
 
 class Settings(BaseSettings):
@@ -175,6 +196,19 @@ class Settings(BaseSettings):
         description="Seconds between the soft limit (an exception in the body) and the hard one (a kill).",
     )
 
+    # --- the audit log
+    actor: str = Field(
+        default_factory=whoami,
+        min_length=1,
+        max_length=500,
+        description="Who acts, in the audit log; the account and the machine by default.",
+    )
+    audit_keys: SecretStr | None = Field(
+        None,
+        description="Keys that seal the audit log, NAME:SECRET with secrets of 16 characters or more, separated by "
+        "commas. The first one seals, all of them verify. Without one the log is kept, and not sealed.",
+    )
+
     # --- Celery
     default_queue: str = Field(
         "celery",
@@ -217,6 +251,20 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith(("redis://", "rediss://")):
             raise ValueError("accepts redis://:password@host:port/db, or rediss://… with TLS")
         return value
+
+    @field_validator("audit_keys")
+    @classmethod
+    def _are_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        names = [name for name, _ in _pairs(value)]
+        if not all(names):
+            raise ValueError("accepts NAME:SECRET,NAME:SECRET with secrets of 16 characters or more")
+        if len(set(names)) < len(names):
+            raise ValueError("names two keys alike: seals say by name which key made them")
+        return value
+
+    def sealing_keys(self) -> dict[str, bytes]:
+        """The keys of the audit log by name; the first one seals."""
+        return {name: secret.encode() for name, secret in _pairs(self.audit_keys)}
 
     @classmethod
     def settings_customise_sources(

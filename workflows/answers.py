@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 from uuid import uuid4
 
+from ..tasks.database import Database
 from ..tasks.errors import ApprovalStale, DefinitionError, NotFound, NotPermitted, StateError, ValueTooLarge
 from ..tasks.settings import Settings
-from . import votes, wire
+from . import auditing, votes, wire
 from .contract import unkeepable
 from .dispatch import Dispatcher
 from .journal import Journal
@@ -24,6 +25,7 @@ class Answers:
     """Signals and votes."""
 
     settings: Settings
+    database: Database
     _journal: Journal
     _dispatcher: Dispatcher | None
     _queries: Queries
@@ -66,12 +68,16 @@ class Answers:
         if asked is None:
             self._refuse(run_id, step)
         if asked.who and by not in asked.who:
+            self._note_refused(run_id, step, by, vote, asked.who)
             raise NotPermitted(f"decide on step {step!r}", by, asked.who)
         if shown is not None and shown != asked.digest:
             raise ApprovalStale(step, shown, asked.digest)
         payload = {"by": by, "comment": comment, "vote": vote, "shown": asked.digest}
         channel = votes.channel(step)
         return self._tell(run_id, channel, f"{by}/{vote}/{asked.digest}", payload, channel).new
+
+    def _note_refused(self, run_id: str, step: str, by: str, vote: str, who: Sequence[str]) -> None:
+        auditing.refused(self.database, run_id, step, by, vote, who)
 
     def _refuse(self, run_id: str, step: str) -> NoReturn:
         state, _, _ = self._queries.result(run_id, step)

@@ -18,6 +18,7 @@ from ..tasks.database import Database
 from ..tasks.settings import Settings, current
 from . import limits, registry
 from .admission import Admission
+from .auditing import Sealing
 from .bundle import Bundle
 from .dispatch import Dispatcher
 from .durations import Durations
@@ -35,6 +36,7 @@ class Engine:
         self.durations = Durations(self.journal)
         self.dispatcher = Dispatcher(celery, settings, self.durations)
         self.admission = Admission(self.database, self.dispatcher, settings)
+        self.sealing = Sealing(self.database, settings)
         self.keeper = Keeper(self.journal, settings)
         self.actions = registry.actions
 

@@ -183,4 +183,5 @@ CHORES: dict[str, Callable[[Engine], int]] = {
     "admitted": lambda engine: engine.admission.sweep(),
     "overdue": deadlines.queue_timeouts,
     "late": deadlines.run_deadlines,
+    "sealed": lambda engine: engine.sealing.look(),
 }

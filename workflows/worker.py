@@ -24,7 +24,7 @@ from ..tasks.app import app
 from ..tasks.errors import CommunicationError, DeploymentMismatch, ParameterError, TrellisError
 from ..tasks.logs import configure, get_logger
 from ..tasks.settings import current
-from . import answering, beginnings, draining, events, foreign, misfit, recovery
+from . import answering, auditing, beginnings, draining, events, foreign, misfit, recovery
 from .client import Client
 from .dispatch import BUNDLE, RANKED, unpack
 from .engine import engine
@@ -185,10 +185,14 @@ def _check_in(**_: Any) -> None:
 
 
 @signals.celeryd_after_setup.connect
-def _tell_misfits(instance: Any, **_: Any) -> None:
-    """Open runs that this code does not fit: said before the first of their steps is met."""
+def _tell(sender: str, instance: Any, **_: Any) -> None:
+    """Open runs that this code does not fit: said before the first of their steps is met. New settings: audited.
+
+    The role of a worker is its name without the machine's.
+    """
     found = engine()
     try:
+        auditing.begins(found.database, found.settings, f"worker:{sender.partition('@')[0]}")
         queues = list(instance.app.amqp.queues.consume_from)
         misfit.check(found.database, found.actions, found.settings.default_queue, queues)
     except DeploymentMismatch as error:

@@ -106,7 +106,7 @@ def settings() -> str:
 
 def _setting(name: str) -> str:
     field = Settings.model_fields[name]
-    default = field.default
+    default = "account@machine" if name == "actor" else field.default
     shown = {None: "-", (): "-"}.get(
         default, f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from plans import plan, predicates, readings
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from stack import Stack, stack_of
 
+from trellis.memory.history import Filter, page
 from trellis.tasks.database import PLANNER
 from trellis.tasks.embedded import Servers
 from trellis.tasks.queries import load
@@ -30,12 +32,13 @@ from trellis.workflows.queries import RUN
 from trellis.workflows.search import Search, found
 from trellis.workflows.states import RunState
 
-SQL = Path(__file__).parents[2] / "workflows" / "sql"
+ROOT = Path(__file__).parents[2]
 FILL = Path(__file__).parents[1] / "support" / "past.sql"
 STATEMENTS = {
     f"{file.stem}: {name}": text
-    for file in sorted(SQL.glob("*.sql"))
-    for name, text in load("trellis.workflows.sql", file.name).items()
+    for floor in ("memory", "workflows")
+    for file in sorted((ROOT / floor / "sql").glob("*.sql"))
+    for name, text in load(f"trellis.{floor}.sql", file.name).items()
     if not text.startswith(b"COPY")
 }
 
@@ -65,6 +68,7 @@ WHOLE_RUN = {
     "journal: stop_steps": "a run is stopped: all its steps are",
 }
 ENTRIES = {
+    "audit: after": "somebody verifies: what is not sealed yet",
     "beginnings: begin": "timers that are due; those it passes by are taken by `take_due` in the same tick",
     "control: open_definitions": "a worker starts: what all open runs run, once",
     "control: open_runs_of": "a worker starts with code that does not fit: runs that it would fail, past others",
@@ -78,6 +82,10 @@ ENTRIES = {
     "limits: look": "the places of a gate: as many as its limit",
 }
 WHOLE_TABLE = {
+    "audit: elsewhere": "somebody verifies, and rows are missing: where they are instead, once",
+    "audit: months": "the catalogue, of which there are few; somebody retires a month",
+    "audit: retired": "as many as months that were retired",
+    "audit: sealed_of": "somebody retires a month: its seals, a thousandth of its rows",
     "control: pauses": "pauses are made by people, one by one",
     "control: retains_anything": "the first row",
     "control: retentions": "as many as workflows that somebody has said something for",
@@ -85,7 +93,33 @@ WHOLE_TABLE = {
     "schedules: due": "the schedules that have ticks in a queue, by an index of those alone",
     "schedules: read": "somebody lists the schedules, of which there are as many as people have made",
 }
+# Pages of the audit log by one thing, and by that and another one, which is looked at on the way.
+ASKED: dict[str, dict[str, Any]] = {
+    "everything": {},
+    "a run": {"run_id": str(UUID(int=1))},
+    "an action": {"action": "run.deleted"},
+    "an actor": {"actor": "ann"},
+    "a tenant": {"tenant": "acme"},
+    "a schedule": {"target": "schedule:nightly"},
+    "what was refused": {"outcome": "refused"},
+}
+BOTH: dict[str, dict[str, Any]] = {
+    "a run as a target": {"target": f"run:{UUID(int=1)}"},
+    "an actor and an action": {"actor": "ann", "action": "run.deleted"},
+    "a tenant and what was done": {"tenant": "acme", "outcome": "done"},
+}
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+AUDITS = {
+    f"audit of {name}: {later}": str(
+        page(Filter(**given, since=NOW if later else None), 20, (NOW, 7) if later else None).compile(
+            dialect=PGDialect_psycopg(), compile_kwargs={"render_postcompile": True}
+        )
+    ).encode()
+    for name, given in {**ASKED, **BOTH}.items()
+    for later in (False, True)
+}
 ALLOWED = {
+    **{name: "entries" for name in AUDITS if any(name.startswith(f"audit of {both}:") for both in BOTH)},
     **dict.fromkeys(WHOLE_RUN, "run"),
     **dict.fromkeys(ENTRIES, "entries"),
     **dict.fromkeys(WHOLE_TABLE, "table"),
@@ -159,7 +193,12 @@ def plans(journal: Stack) -> dict[str, Plans]:
 def _plans(journal: Stack) -> Plans:
     with psycopg.connect(journal.database_url, autocommit=True, options=PLANNER) as connection:
         every: Plans = {}
-        for name, text in {**STATEMENTS, **SEARCHES, **{probe: probe.encode() for probe in PROBES}}.items():
+        for name, text in {
+            **STATEMENTS,
+            **SEARCHES,
+            **AUDITS,
+            **{probe: probe.encode() for probe in PROBES},
+        }.items():
             with connection.transaction(force_rollback=True):
                 if name in JOINED:
                     connection.execute(STATEMENTS["control: plan_whole"])
@@ -173,7 +212,7 @@ def known(journal: Stack) -> dict[str, str]:
         return predicates(connection)
 
 
-@pytest.mark.parametrize("name", [*STATEMENTS, *SEARCHES])
+@pytest.mark.parametrize("name", [*STATEMENTS, *SEARCHES, *AUDITS])
 def test_a_statement_reads_what_it_names(plans: dict[str, Plans], known: dict[str, str], name: str) -> None:
     """With and without statistics, and no more than is said above."""
     for statistics, every in plans.items():

@@ -40,7 +40,9 @@ def test_the_tables_are_what_the_migrations_make(empty: str) -> None:
     schema.migrate(empty)
     engine = create_engine(empty.replace("postgresql://", "postgresql+psycopg://"))
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        # The audit log is partitions and triggers: nothing of it is a class.
+        named = {"include_name": lambda name, kind, _: kind != "table" or not name.startswith("audit_")}
+        assert compare_metadata(MigrationContext.configure(connection, opts=named), Base.metadata) == []
     engine.dispose()
 
 

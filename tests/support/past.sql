@@ -79,3 +79,10 @@ INSERT INTO retention (workflow, runs) SELECT 'past' || n, interval '1000 days' 
 INSERT INTO pause (kind, name) VALUES ('workflow', 'rests'), ('queue', 'rests');
 
 INSERT INTO action_stat (action, runs, mean_ms) SELECT 'action' || n, 1, 1.0 FROM generate_series(1, 90) n;
+
+-- What is done to these runs, definitions and schedules is in the audit log by now: its triggers have written it.
+INSERT INTO audit_log (actor, action, target, outcome)
+SELECT 'ann', 'access.refused', 'step:' || pg_temp.nth(n) || '/s1', 'refused' FROM generate_series(1, {runs} / 10) n;
+
+INSERT INTO audit_seal (seq, month, last_tx, last_id, ids, digests, previous, key, mac)
+SELECT n, '2026-01-01', (n + 1)::text::xid8, n, ARRAY[n], '', '', 'k', '' FROM generate_series(1, {runs} / 10) n;

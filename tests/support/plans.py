@@ -32,6 +32,9 @@ KEYS: dict[str, tuple[tuple[str, ...], ...]] = {
     "action_stat": (("action",),),
     "retention": (("workflow",),),
     "pause": (("kind",),),
+    "audit_log": (),
+    "audit_seal": (("seq",),),
+    "audit_retired": (("month",),),
 }
 _STREAMS = {
     "LockRows",
@@ -80,6 +83,8 @@ def readings(
 ) -> Iterator[Reading]:
     """The scans of a plan that may read more than they give; `known`: the predicates of partial indexes."""
     kind, table = node["Node Type"], node.get("Relation Name")
+    if table is not None and table.startswith("audit_log_"):
+        table = "audit_log"  # its partitions
     if "Scan" in kind and table is not None:
         far = _far(node, table, limited, known)
         if far is not None:
@@ -98,7 +103,7 @@ def _far(node: dict[str, Any], table: str, limited: bool, known: Mapping[str, st
     if "Index" not in node["Node Type"]:
         return "table"
     condition = node.get("Index Cond", "")
-    if any(all(_bound(column, condition) for column in key) for key in KEYS[table]):
+    if any(all(_bound(column, condition) for column in key) for key in KEYS.get(table, ())):
         return None
     if limited and not _thrown_away(node, known):
         return None

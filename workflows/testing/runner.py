@@ -107,6 +107,9 @@ class Runner(Client):
     def _make_dispatcher(self) -> Dispatcher:
         return self._engine.dispatcher
 
+    def _note_refused(self, *_: object) -> None:
+        """An in-process stack keeps no audit log."""
+
     def close(self) -> None:
         """Forget everything, artifacts too."""
         super().close()

@@ -1,0 +1,180 @@
+"""What the engine has to say in the audit log: in the transaction of what it records, by whoever does it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import psycopg
+import pytest
+import steps
+from pydantic import SecretStr
+from stack import Stack
+
+from trellis.memory.actions import AuditAction
+from trellis.memory.audit import AuditLog, Entry, record
+from trellis.memory.history import Filter, History
+from trellis.tasks.app import sender
+from trellis.tasks.database import Database
+from trellis.tasks.errors import NotPermitted
+from trellis.workflows import Client, Workflow, auditing
+from trellis.workflows.engine import Engine
+from trellis.workflows.recovery import tick
+
+
+def said(stack: Stack) -> list[tuple[str, str]]:
+    return stack.rows("SELECT action, target FROM audit_log ORDER BY id")
+
+
+def test_what_is_done_to_runs_is_written_by_whoever_does_it(stack: Stack) -> None:
+    """In the transaction of what it records, with the actor of the connection."""
+    client = Client(stack.settings.model_copy(update={"actor": "ann the \\ operator"}))
+    wf = Workflow("audited", register=False)
+    wf.step("only", steps.noop)
+    run = client.start(wf, tenant="acme").id
+    client.pause(run=run)
+    client.resume(run=run)
+    client.cancel(run)
+    again = client.rerun(run, from_step="only").id
+    client.cancel(again)
+    client.delete(again)
+    client.retry(run)
+    client.cancel(run)
+    client.delete(run)
+    client.close()
+    done = ["started", "paused", "resumed", "cancelled", "retried", "cancelled", "deleted"]
+    assert [action for action, target in said(stack) if target == f"run:{run}"] == [
+        f"run.{each}" for each in done
+    ]
+    assert [action for action, target in said(stack) if target == f"run:{again}"] == [
+        "run.rerun",
+        "run.cancelled",
+        "run.deleted",
+    ]
+    assert stack.rows("SELECT DISTINCT actor, tenant FROM audit_log WHERE run_id = %s", run) == [
+        ("ann the \\ operator", "acme")
+    ]
+    assert ("definition.registered", "workflow:audited") in said(stack)
+
+
+@pytest.mark.parametrize("actor", ["two words", "tab\tand\nline", "back\\slash", "żółw", "-c x=y"])
+def test_the_actor_is_taken_as_it_is_written(stack: Stack, actor: str) -> None:
+    database = Database(stack.database_url, stack.settings.model_copy(update={"actor": actor}))
+    with database.connection() as connection:
+        record(connection, Entry(AuditAction.RUN_STARTED))
+    database.close()
+    assert stack.rows("SELECT actor FROM audit_log") == [(actor,)]
+
+
+def test_who_may_start_runs_needs_no_right_on_the_log_and_cannot_stand_in_for_it(stack: Stack) -> None:
+    """Neither write it, nor call what writes it, nor make a table of its name that is found first."""
+    wf = Workflow("lowly", register=False)
+    wf.step("only", steps.noop)
+    stack.rows("DROP ROLE IF EXISTS lowly")
+    stack.rows(
+        "CREATE ROLE lowly; GRANT SELECT, INSERT, UPDATE, DELETE ON run, step, definition, run_tag TO lowly"
+    )
+    with stack.connect() as connection:
+        connection.execute("SET ROLE lowly")
+        for statement in ("DELETE FROM audit_log", "SELECT audit_write('run.started', NULL, NULL)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
+        connection.execute("CREATE TEMPORARY TABLE audit_log (LIKE audit_log)")
+        with connection.transaction():
+            run = stack.client.start(wf, connection=connection).id
+    assert ("run.started", f"run:{run}") in said(stack)
+    stack.rows("DROP OWNED BY lowly")
+    stack.rows("DROP ROLE lowly")
+
+
+def test_who_decides_on_an_approval_is_written(stack: Stack) -> None:
+    wf = Workflow("asks", register=False)
+    wf.approve("may", "May it?", who=["ann", "bob"])
+    for vote in (stack.client.approve, stack.client.reject):
+        run = stack.client.start(wf).id
+        stack.engine.run_bundle("trellis.approve", run, [0])
+        vote(run, "may", by="ann", comment="as agreed")
+    rows = stack.rows("SELECT action, actor, target LIKE 'step:%%/may', detail->>'comment', detail->>'via' "
+                      "FROM audit_log WHERE action LIKE 'approval.%%' ORDER BY id")  # fmt: skip
+    via = stack.settings.actor
+    assert rows == [(f"approval.{each}", "ann", True, "as agreed", via) for each in ("given", "refused")]
+
+
+def test_who_may_not_decide_is_written_though_nothing_has_happened(stack: Stack) -> None:
+    wf = Workflow("asks", register=False)
+    wf.approve("may", "May it?", who=["ann"])
+    run = stack.client.start(wf, tenant="acme").id
+    stack.engine.run_bundle("trellis.approve", run, [0])
+    with pytest.raises(NotPermitted):
+        stack.client.reject(run, "may", by="mallory")
+    [row] = History(stack.client.database).rows(Filter(outcome="refused"))
+    assert (row.action, row.actor, row.target) == ("access.refused", "mallory", f"step:{run}/may")
+    assert (row.tenant, row.run_id) == ("acme", run)
+    assert row.detail == {"tried": "rejected", "may": ["ann"], "via": stack.settings.actor}
+    assert stack.client.approve(run, "may", by="ann")
+
+
+def test_settings_are_written_when_a_process_of_a_role_begins_with_others(stack: Stack) -> None:
+    """Names and values, but of secrets only the names of keys."""
+    database = stack.client.database
+    keyed = stack.settings.model_copy(update={"audit_keys": SecretStr("2026:0123456789abcdef")})
+    assert auditing.begins(database, stack.settings, "worker:one")
+    assert not auditing.begins(database, stack.settings, "worker:one")
+    assert auditing.begins(database, stack.settings, "worker:two")
+    assert auditing.begins(database, keyed.model_copy(update={"bundle_max": 7}), "worker:one")
+    row = History(database).rows(Filter(target="settings:worker:one"), limit=1)[0]
+    assert row.detail is not None
+    assert row.detail["changed"] == {
+        "bundle_max": {"was": None, "is": 7},
+        "sealing_with": {"was": None, "is": ["2026"]},
+    }
+    assert "0123456789abcdef" not in str(row)
+
+
+def test_a_worker_that_begins_says_with_which_settings(stack: Stack) -> None:
+    stack.worker("first")
+    assert ("setting.changed", "settings:worker:first") in said(stack)
+
+
+def test_schedules_pauses_and_settings_are_written_when_they_change_and_not_when_they_fire(
+    stack: Stack,
+) -> None:
+    wf = Workflow("nightly", register=False)
+    wf.step("only", steps.noop)
+    stack.client.schedules.create("at-night", wf, every=3600)
+    stack.client.schedules.trigger("at-night")
+    tick(stack.engine)
+    stack.client.schedules.pause("at-night")
+    stack.client.schedules.delete("at-night")
+    stack.client.pause(queue="celery")
+    stack.client.resume(queue="celery")
+    for _ in range(2):
+        stack.client.retain("nightly", timedelta(days=3))
+    mine = [row for row in said(stack) if not row[0].startswith(("run.", "definition."))]
+    assert mine == [
+        ("schedule.created", "schedule:at-night"),
+        ("schedule.changed", "schedule:at-night"),
+        ("schedule.deleted", "schedule:at-night"),
+        ("queue.paused", "queue:celery"),
+        ("queue.resumed", "queue:celery"),
+        ("setting.changed", "retention:nightly"),
+    ]
+
+
+def test_a_start_that_is_refused_or_rolled_back_is_not_written(stack: Stack) -> None:
+    wf = Workflow("twice", register=False)
+    wf.step("only", steps.noop)
+    for _ in range(3):
+        stack.client.start(wf, key="one")
+    assert [action for action, _ in said(stack)].count("run.started") == 1
+
+
+def test_the_tick_seals(stack: Stack) -> None:
+    settings = stack.settings.model_copy(update={"audit_keys": SecretStr("2026:0123456789abcdef")})
+    engine = Engine(settings, sender(stack.broker_url))
+    wf = Workflow("sealed", register=False)
+    wf.step("only", steps.noop)
+    stack.client.start(wf)
+    assert tick(engine)["sealed"] == 2
+    found = AuditLog(engine.database, settings.sealing_keys()).verify()
+    assert (found.rows, found.findings) == (2, ())
+    engine.database.close()
