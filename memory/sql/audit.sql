@@ -18,14 +18,14 @@ SELECT seq, mac, last_tx::text, last_id, last_tx < audit_done() FROM audit_seal 
 
 -- name: unsealed
 -- The next rows in order that nothing can come in front of any more, each with its month and its text under seal; at
--- last the newest transaction of which this is known.
+-- last the newest transaction of which this is known. In the order of numbers: a bare `tx` would mean the text above.
 SELECT tx::text, id, date_trunc('month', at AT TIME ZONE 'UTC')::date AS month, jsonb_build_array(
            id, tx::text, (extract(epoch FROM at) * 1000000)::bigint, actor, tenant, action, target, outcome,
            correlation_id, run_id, detail)::text,
        (audit_done()::text::numeric - 1)::text
   FROM audit_log
  WHERE (tx, id) > (%(tx)s::xid8, %(id)s) AND tx < audit_done()
- ORDER BY tx, id LIMIT %(room)s
+ ORDER BY audit_log.tx, audit_log.id LIMIT %(room)s
 
 -- name: seal
 INSERT INTO audit_seal (seq, month, last_tx, last_id, ids, digests, previous, key, mac)

@@ -92,6 +92,15 @@ def test_what_is_sealed_verifies_and_the_rest_is_counted(log: AuditLog, database
     assert (found.rows, found.seals, found.unsealed, found.findings) == (BATCH + 7, 2, 3, ())
 
 
+def test_rows_are_sealed_in_the_order_of_numbers_and_not_of_texts(log: AuditLog, stack: Stack) -> None:
+    for tx in (10, 9):
+        stack.rows(
+            f"INSERT INTO audit_log (tx, actor, action, outcome) VALUES ('{tx}', 'a', 'run.started', 'done')"
+        )
+    assert log.seal() == 2
+    assert log.verify().findings == ()
+
+
 def test_a_writer_that_is_open_for_long_is_sealed_when_it_is_over(log: AuditLog, database: Database) -> None:
     """Its rows have earlier ids than rows that are committed; sealing waits for nobody, and misses nothing."""
     with database.transaction() as slow:

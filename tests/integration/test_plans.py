@@ -69,6 +69,7 @@ WHOLE_RUN = {
 }
 ENTRIES = {
     "audit: after": "somebody verifies: what is not sealed yet",
+    "audit: elsewhere": "somebody verifies, and rows are missing: where they are instead, once",
     "beginnings: begin": "timers that are due; those it passes by are taken by `take_due` in the same tick",
     "control: open_definitions": "a worker starts: what all open runs run, once",
     "control: open_runs_of": "a worker starts with code that does not fit: runs that it would fail, past others",
@@ -82,8 +83,6 @@ ENTRIES = {
     "limits: look": "the places of a gate: as many as its limit",
 }
 WHOLE_TABLE = {
-    "audit: elsewhere": "somebody verifies, and rows are missing: where they are instead, once",
-    "audit: months": "the catalogue, of which there are few; somebody retires a month",
     "audit: retired": "as many as months that were retired",
     "audit: sealed_of": "somebody retires a month: its seals, a thousandth of its rows",
     "control: pauses": "pauses are made by people, one by one",

@@ -85,7 +85,7 @@ def readings(
     kind, table = node["Node Type"], node.get("Relation Name")
     if table is not None and table.startswith("audit_log_"):
         table = "audit_log"  # its partitions
-    if "Scan" in kind and table is not None:
+    if "Scan" in kind and table is not None and not table.startswith("pg_"):  # the catalogue is no journal
         far = _far(node, table, limited, known)
         if far is not None:
             # What the outer side of a loop names, such as `o.run_id`, is another run at each turn.
@@ -103,7 +103,7 @@ def _far(node: dict[str, Any], table: str, limited: bool, known: Mapping[str, st
     if "Index" not in node["Node Type"]:
         return "table"
     condition = node.get("Index Cond", "")
-    if any(all(_bound(column, condition) for column in key) for key in KEYS.get(table, ())):
+    if any(all(_bound(column, condition) for column in key) for key in KEYS[table]):
         return None
     if limited and not _thrown_away(node, known):
         return None
