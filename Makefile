@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage chaos lint format bench load clean
+.PHONY: help setup models demo test coverage chaos lint format bench load clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,13 +13,16 @@ help:  ## this list
 setup:  ## make .venv and install Trellis with its extras (the others do it by themselves)
 	@.ci/venv.sh "$(PYTHON)"
 
+models:  ## the same with what the tests need besides: an embedding model, and torch to run it
+	@.ci/venv.sh "$(PYTHON)" models
+
 demo: setup  ## run the flights workflow on an embedded stack, from nothing to its report
 	@$(BIN)/python examples/flights/demo.py
 
-test: setup  ## run all tests in parallel (ARGS="tests/unit -k retry" for some of them)
+test: models  ## run all tests in parallel (ARGS="tests/unit -k retry" for some of them)
 	@.ci/test.sh $(ARGS)
 
-coverage: setup  ## run all tests, count the lines they reach in every process, fail under the limit
+coverage: models  ## run all tests, count the lines they reach in every process, fail under the limit
 	@COVERAGE=1 .ci/test.sh $(ARGS)
 
 chaos: setup  ## faults at named points of real workers (CASES=1000 SEED=1; ONLY=… plays one case)

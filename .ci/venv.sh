@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv with Trellis (editable) and all its extras in it: `.ci/venv.sh [PYTHON]`.
+# Makes .venv with Trellis (editable) and what its commands need: `.ci/venv.sh [PYTHON]`; with what the tests need
+# besides, an embedding model and the library that runs it (over a gigabyte): `.ci/venv.sh PYTHON models`.
 #
 # The law: it does its work once, and again only when pyproject.toml, the interpreter or the place of the
 # checkout changes. It needs a Python of 3.11 or newer with venv, or with pip alone (Debian packs venv's
@@ -8,7 +9,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=${1:-python3}
+part=${2:-}
 stamp=.venv/.trellis-installed
+extras=embedded,flower,demo,openai,dev
 
 fail() {
   printf 'error: %s\n' "$1" >&2
@@ -32,7 +35,13 @@ print(sys._base_executable if inside else sys.executable)')
 maker="$("$python" -V 2>&1) $python for $PWD"
 wants=$(cksum <pyproject.toml)
 
-[ "$(cat "$stamp" 2>/dev/null || true)" != "$maker"$'\n'"$wants" ] || exit 0
+has() { [ "$(cat "$1" 2>/dev/null || true)" = "$maker"$'\n'"$wants" ]; }
+if [ "$part" = models ]; then
+  ! has .venv/.trellis-models || exit 0
+  extras=$extras,test-models
+else
+  ! has "$stamp" || exit 0
+fi
 
 if [ "$(head -n 1 "$stamp" 2>/dev/null || true)" != "$maker" ]; then
   echo "Making .venv with $("$python" -V 2>&1)"
@@ -50,9 +59,9 @@ if [ "$(head -n 1 "$stamp" 2>/dev/null || true)" != "$maker" ]; then
   printf '%s\n' "$maker" >"$stamp"
 fi
 
-echo "Installing Trellis and what it needs into .venv (about two minutes, once)"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
-  --editable '.[embedded,flower,demo,openai,test-models,dev]' ||
+echo "Installing Trellis and what it needs${part:+ for tests} into .venv (about two minutes, once)"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --editable ".[$extras]" ||
   fail "pip could not install Trellis into .venv; its message stands above." \
     "Run the same command again when that is mended: it starts where it stopped."
 printf '%s\n' "$maker" "$wants" >"$stamp"
+[ "$part" != models ] || cp "$stamp" .venv/.trellis-models
