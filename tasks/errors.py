@@ -32,6 +32,7 @@ a program never has to read a message. Whatever a user can meet derives from `Tr
     │   ├── ApprovalRejected        somebody who may approve said no
     │   ├── ChildFailed             the child run of a step did not succeed
     │   ├── TaskFailed              a foreign Celery task failed, and its worker does not say why
+    │   ├── SecretError             an encrypted value cannot be opened
     │   ├── EffectInDoubt           a step's effect may or may not have happened, and somebody gave it up
     │   ├── StepCancelled           the run of a running body was cancelled, or its lease was lost
     │   ├── RunFailed               the run ended as failed
@@ -306,6 +307,10 @@ class TaskFailed(ExecutionError):
         super().__init__(
             f"task {name!r} failed (its id is {task}; the log of its worker has the error): {reason}"
         )
+
+
+class SecretError(ExecutionError):
+    """An encrypted value cannot be opened: its key is missing here, or it was changed."""
 
 
 class EffectInDoubt(ExecutionError):

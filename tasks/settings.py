@@ -209,6 +209,13 @@ class Settings(BaseSettings):
         "commas. The first one seals, all of them verify. Without one the log is kept, and not sealed.",
     )
 
+    # --- secrets at rest
+    secret_keys: SecretStr | None = Field(
+        None,
+        description="Keys that encrypt what is declared as SecretStr, NAME:SECRET with secrets of 16 characters or "
+        "more, separated by commas. The first one encrypts, all of them open; clients and workers have the same ones.",
+    )
+
     # --- Celery
     default_queue: str = Field(
         "celery",
@@ -252,19 +259,23 @@ class Settings(BaseSettings):
             raise ValueError("accepts redis://:password@host:port/db, or rediss://… with TLS")
         return value
 
-    @field_validator("audit_keys")
+    @field_validator("audit_keys", "secret_keys")
     @classmethod
     def _are_keys(cls, value: SecretStr | None) -> SecretStr | None:
         names = [name for name, _ in _pairs(value)]
         if not all(names):
             raise ValueError("accepts NAME:SECRET,NAME:SECRET with secrets of 16 characters or more")
         if len(set(names)) < len(names):
-            raise ValueError("names two keys alike: seals say by name which key made them")
+            raise ValueError("names two keys alike: what they made says by name which one it was")
         return value
 
     def sealing_keys(self) -> dict[str, bytes]:
         """The keys of the audit log by name; the first one seals."""
         return {name: secret.encode() for name, secret in _pairs(self.audit_keys)}
+
+    def encrypting_keys(self) -> dict[str, bytes]:
+        """The keys of secrets at rest by name; the first one encrypts."""
+        return {name: secret.encode() for name, secret in _pairs(self.secret_keys)}
 
     @classmethod
     def settings_customise_sources(

@@ -101,6 +101,8 @@ def _shown(settings: Settings) -> dict[str, Any]:
             found[name] = redact(to_jsonable_python(value), name)
     if settings.audit_keys is not None:
         found["sealing_with"] = list(settings.sealing_keys())  # names: not what they open
+    if settings.secret_keys is not None:
+        found["encrypting_with"] = list(settings.encrypting_keys())
     return found
 
 

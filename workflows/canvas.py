@@ -21,7 +21,7 @@ from celery.canvas import _chain
 
 from ..tasks.app import app
 from ..tasks.errors import DefinitionError
-from . import graph, kinds, plan
+from . import graph, kinds, plan, secret
 from .contract import Contract
 from .plan import PlannedStep
 from .registry import Catalogue
@@ -109,6 +109,7 @@ def _branch(name: str, below: Mapping[str, list[str]]) -> Branch:
 
 
 def _refuse_durable(spec: WorkflowSpec) -> None:
+    secret.refuse(spec.params, "a canvas carries it through the broker as it is", spec.name)
     if spec.then is not None:
         problem = "then needs the engine: leave it out, and give the canvas its link"
         raise DefinitionError(problem, workflow=spec.name)

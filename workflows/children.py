@@ -10,8 +10,10 @@ from __future__ import annotations
 import time
 
 from ..tasks.database import Connection
-from ..tasks.errors import ChildFailed, ValueTooLarge
-from . import launch
+from ..tasks.errors import ChildFailed, ParameterError, ValueTooLarge
+from ..tasks.vault import is_sealed
+from . import launch, secret
+from .definition import Workflow
 from .execution import failed
 from .here import Here
 from .kinds import CONTRACTS
@@ -34,8 +36,9 @@ def child(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
         columns["tenant"] = tenant
     prepared = launch.prepare(
         workflow,
-        given.get("params") or {},
+        _handed_down(workflow, given.get("params") or {}),
         here.settings,
+        ours=True,
         correlation_id=here.correlation_id,
         columns=columns,
         means=here.dispatcher.mean_ms,
@@ -49,6 +52,18 @@ def child(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
     here.dispatcher.publish(prepared.run, prepared.workflow, prepared.ready)
     here.admission.admit(prepared.lines)
     return None
+
+
+def _handed_down(workflow: Workflow, params: dict[str, Json]) -> dict[str, Json]:
+    """Parameters from the parent's. Raises ParameterError for a secret one that the child does not take as secret."""
+    secrets = secret.names(workflow.spec.params)
+    for name, value in params.items():
+        if name not in secrets and is_sealed(value):
+            raise ParameterError(
+                {name: "is secret in the parent, and not here: declare it as SecretStr"},
+                workflow=workflow.name,
+            )
+    return params
 
 
 def _ending(here: Here, step: Claimed, connection: Connection, note: dict[str, Json]) -> Outcome | Parked:

@@ -35,6 +35,7 @@ from .beginnings import Debounce
 from .cli_bulk import Asked, SinceOption, Verb
 from .cli_doubts import register as register_doubts
 from .cli_schedules import app as schedules_app
+from .cli_secrets import app as secrets_app
 from .client import Client
 from .queries import Queries
 from .records import Run
@@ -90,6 +91,7 @@ def register(app: typer.Typer) -> None:
     cli_answers.register(app)
     register_doubts(app)
     app.add_typer(schedules_app, name="schedules")
+    app.add_typer(secrets_app, name="secrets")
 
 
 def run(

@@ -222,8 +222,10 @@ class Client(Verbs, Answers, Diagnosis, Doubts):
         on_failure: Any = (),
     ) -> Run:
         """Accept a run of one action (or its name); its step has the last part of that name. The rest as in `start`."""
+        workflow, params = launch.single(action, inputs or {})
         return self.start(
-            launch.single(action, inputs or {}),
+            workflow,
+            params,
             key=key,
             correlation_id=correlation_id,
             tags=tags,

@@ -34,6 +34,7 @@ from pydantic_core import PydanticSerializationError, PydanticUndefined, to_json
 from typing_extensions import TypedDict
 
 from ..tasks.errors import DefinitionError, InputError, OutputError
+from . import secret
 from .hints import did_you_mean, listed
 
 _DIGITS = 4000  # Python reads back no number of more than 4,300
@@ -66,6 +67,7 @@ class Contract:
     accepts_any: bool
     input_schema: dict[str, Any]
     output_schema: dict[str, Any] | None
+    secrets: frozenset[str]  # the inputs that are declared as SecretStr
     _check_inputs: Callable[[Any], dict[str, Any]]
     _check_more: Callable[[Any], dict[str, Any]] | None  # of **more: int
     _checks: dict[str, Callable[[Any], Any]]
@@ -86,6 +88,7 @@ class Contract:
         more = None if taken.more in _UNTYPED else _adapter(name, "**", dict[str, taken.more])  # type: ignore[name-defined]
         returns = hints.get("return", _EMPTY)
         output = None if returns in _UNTYPED else _adapter(name, "return", returns)
+        input_schema = _input_schema(name, adapter, taken.inputs, single)
         return cls(
             name=name,
             function=function,
@@ -93,10 +96,9 @@ class Contract:
             context_parameter=taken.context,
             inputs=taken.inputs,
             accepts_any=taken.more is not _EMPTY,
-            input_schema=_input_schema(name, adapter, taken.inputs, single),
-            output_schema=None
-            if output is None
-            else _schema(name, "the return type", output, "serialization"),
+            input_schema=input_schema,
+            output_schema=None if output is None else _output_schema(name, output),
+            secrets=secret.names(input_schema["properties"]),
             _check_inputs=adapter.validator.validate_python,
             _check_more=None if more is None else more.validator.validate_python,
             _checks={each: one.validator.validate_python for each, one in single.items()},
@@ -303,6 +305,16 @@ def _schema(name: str, what: str, adapter: TypeAdapter[Any], mode: Any) -> dict[
         return adapter.json_schema(mode=mode)
     except PydanticUserError as error:
         raise DefinitionError(f"action {name!r}: {what} has no JSON form: {error.message}") from error
+
+
+def _output_schema(name: str, adapter: TypeAdapter[Any]) -> dict[str, Any]:
+    found = _schema(name, "the return type", adapter, "serialization")
+    if secret.within(found):
+        raise DefinitionError(
+            f"action {name!r} returns a SecretStr, of which the journal would keep asterisks: let the action that "
+            "needs the secret get it by itself, or take it as a parameter"
+        )
+    return found
 
 
 def _input_schema(

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from . import timetable
 from .hints import choices
 from .records import Json
+from .secret import refuse
 from .spec import WorkflowSpec
 from .timetable import wrong
 
@@ -65,6 +66,7 @@ class Declared:
                 name, f"tick_param: workflow {spec.name!r} has no parameter {self.tick_param!r}{known}"
             )
         given = dict(self.params or {})
+        refuse(spec.params, "a schedule would keep it for its runs", spec.name)
         params_at(self.workflow, given, self.tick_param, table.timezone, anchor)
         return {
             "name": name,

@@ -34,7 +34,7 @@ from ..tasks.errors import (
 )
 from ..tasks.redaction import redact
 from ..tasks.retry import Retry
-from . import expressions, wire
+from . import expressions, secret, wire
 from .contract import Contract
 from .limits import Guard
 from .records import Claimed, Json, Outcome
@@ -85,6 +85,9 @@ class Bounds(Protocol):
     def value_max_bytes(self) -> int:
         """Bytes of a result at most."""
 
+    def encrypting_keys(self) -> dict[str, bytes]:
+        """The keys of secrets at rest, by name."""
+
 
 def timeout_of(step: Claimed, bounds: Bounds) -> float:
     """The step's time limit in seconds."""
@@ -121,6 +124,8 @@ def execute(
     """Validate, call, dump; an exception becomes the outcome that the step's policy gives it."""
     began = time.monotonic()
     try:
+        if contract.secrets:
+            inputs = secret.opened(inputs, contract.secrets, bounds, contract.name)
         arguments = contract.validate(inputs)
         if contract.context_parameter is not None:
             arguments[contract.context_parameter] = context()

@@ -17,7 +17,7 @@ from celery.canvas import Signature
 
 from ..tasks.errors import DefinitionError
 from ..tasks.settings import current
-from . import imported, registry
+from . import imported, registry, secret
 from .hints import choices
 from .parameters import check_params
 from .references import Ref, StepRef
@@ -146,6 +146,7 @@ class Guests:
         """
         given = dict(params or {})
         spec = self.spec
+        secret.refuse(spec.params, "a canvas carries it through the broker as it is", spec.name)
         into = None if immutable else next((name for name in spec.params if name not in given), None)
         check_params(spec, given, later=into)
         if step is not None and step not in spec.steps:

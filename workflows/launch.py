@@ -12,14 +12,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pydantic import SecretStr
+
 from ..tasks.database import Connection
 from ..tasks.errors import DefinitionError, NotFound, ParameterError, ValueTooLarge
 from ..tasks.settings import Settings
-from . import gates, ranks, registry, wire
+from . import gates, ranks, registry, secret, wire
 from .contract import unkeepable
 from .definition import Workflow
 from .hints import did_you_mean, listed
 from .journal import Journal
+from .parameters import check_params
 from .plan import Plan, plan
 from .queries import Queries
 from .records import Json, Ready
@@ -109,13 +112,19 @@ def resolve(workflow: Startable, queries: Queries | None) -> Workflow:
     return Workflow.from_dict(stored)
 
 
-def single(action: Any, inputs: Mapping[str, Json]) -> Workflow:
-    """A workflow of one step. Raises DefinitionError for an unknown action or wrong inputs."""
+def single(action: Any, inputs: Mapping[str, Json]) -> tuple[Workflow, dict[str, Json]]:
+    """A workflow of one step, and its parameters: what a definition must not keep.
+
+    Raises DefinitionError for an unknown action or wrong inputs.
+    """
     name = action if isinstance(action, str) else action.name
     safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
-    workflow = Workflow(safe, register=False)
-    workflow.step(safe.rpartition(".")[2] or safe, action, inputs=inputs)
-    return workflow
+    info = registry.actions.get(name)
+    params = {each: inputs[each] for each in inputs if info is not None and each in info.contract.secrets}
+    workflow = Workflow(safe, params=dict.fromkeys(params, SecretStr), register=False)
+    references = {each: getattr(workflow.params, each) for each in params}
+    workflow.step(safe.rpartition(".")[2] or safe, action, inputs={**inputs, **references})
+    return workflow, params
 
 
 def prepare(
@@ -129,16 +138,19 @@ def prepare(
     columns: Mapping[str, Any] | None = None,
     means: ranks.Means = ranks.unmeasured,
     tags: Sequence[str] = (),
+    ours: bool = False,
 ) -> Prepared:
     """Check everything and lay out the rows. Raises DefinitionError, ParameterError, ValueTooLarge.
 
     tags: by which it is found.
     means: the measured milliseconds of an action, by which steps are ranked that say nothing themselves.
     run: the id to give it; a new one without it. columns: of the run's row, where they are not those of `UNUSED`;
-    what follows its end (`hooks`, see following.py) as a mapping.
+    what follows its end (`hooks`, see following.py) as a mapping. ours: whether encrypted parameters come from the
+    journal.
     """
     spec = workflow.spec
-    given = workflow.check_params(params or {})
+    given = check_params(spec, params or {}, ours=ours)
+    given = secret.sealed(given, spec.params, settings, spec.name, ours=ours)
     text = params_text(spec.name, given, settings.value_max_bytes)
     more = columns or {}
     _check(

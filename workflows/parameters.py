@@ -13,11 +13,13 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
-from pydantic import TypeAdapter
+from pydantic import SecretStr, TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ..tasks.errors import DefinitionError, ParameterError
+from ..tasks.vault import is_sealed
+from . import secret
 from .contract import unkeepable
 from .hints import choices
 from .references import show
@@ -75,12 +77,29 @@ def check_schemas(spec: WorkflowSpec) -> None:
                 "{type: integer, default: 3}",
                 workflow=spec.name,
             ) from error
+        _check_secret(spec.name, name, schema)
         if "default" in schema:
             problem = _problem(schema, schema["default"])
             if problem is not None:
                 raise DefinitionError(
                     f"the default of parameter {name!r} does not fit: {problem}", workflow=spec.name
                 )
+
+
+def _check_secret(workflow: str, name: str, schema: Mapping[str, Any]) -> None:
+    if secret.declared(schema):
+        if schema.get("default") is not None:
+            raise DefinitionError(
+                f"parameter {name!r} is secret and has a default, which the definition would keep as it is: leave the "
+                "default out, or make it None",
+                workflow=workflow,
+            )
+    elif secret.within(schema):
+        raise DefinitionError(
+            f"parameter {name!r} has a secret inside: make that a parameter of its own, of type SecretStr, so that "
+            "it can be encrypted",
+            workflow=workflow,
+        )
 
 
 def schema_of_params(spec: WorkflowSpec) -> dict[str, Any]:
@@ -96,11 +115,12 @@ def schema_of_params(spec: WorkflowSpec) -> dict[str, Any]:
 
 
 def check_params(
-    spec: WorkflowSpec, params: Mapping[str, Any], *, later: str | None = None
+    spec: WorkflowSpec, params: Mapping[str, Any], *, later: str | None = None, ours: bool = False
 ) -> dict[str, Any]:
     """The parameters of a run as JSON values, with the defaults. Raises ParameterError.
 
-    later: one that need not be there yet.
+    later: one that need not be there yet. ours: whether encrypted texts among them come from the journal, where they
+    were checked before they were encrypted.
     """
     problems: dict[str, str] = {}
     checked: dict[str, Any] = {}
@@ -114,18 +134,41 @@ def check_params(
             elif name != later:
                 problems[name] = "is missing"
             continue
-        try:
-            value = to_jsonable_python(params[name])
-        except (PydanticSerializationError, ValueError) as error:
-            problems[name] = f"is not JSON: {error}"
-            continue
-        problem = unkeepable(value) or _problem(schema, value)
+        given = params[name]
+        if secret.declared(schema):
+            problem = _secret(schema, given, checked, name, ours=ours)
+        else:
+            problem = _checked(schema, given, checked, name)
         if problem is not None:
             problems[name] = problem
-        checked[name] = value
     if problems:
         raise ParameterError(problems, workflow=spec.name)
     return checked
+
+
+def _checked(schema: Mapping[str, Any], given: Any, checked: dict[str, Any], name: str) -> str | None:
+    """Keep a parameter as JSON; answers with what is wrong with it."""
+    if isinstance(given, SecretStr):
+        return "is a SecretStr, and the parameter is not: declare it as SecretStr"
+    try:
+        value = to_jsonable_python(given)
+    except (PydanticSerializationError, ValueError) as error:
+        return f"is not JSON: {error}"
+    checked[name] = value
+    return unkeepable(value) or _problem(schema, value)
+
+
+def _secret(
+    schema: Mapping[str, Any], given: Any, checked: dict[str, Any], name: str, *, ours: bool
+) -> str | None:
+    """The same of a secret one, whose value no message repeats."""
+    value = given.get_secret_value() if isinstance(given, SecretStr) else given
+    checked[name] = value
+    if ours and is_sealed(value):
+        return None
+    if not isinstance(value, str | None):
+        return f"is secret, so it is a text or a SecretStr, not {type(value).__name__}"
+    return "does not fit what the parameter says of itself" if _problem(schema, value) else None
 
 
 def _problem(schema: Mapping[str, Any], value: Any) -> str | None:

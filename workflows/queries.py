@@ -56,6 +56,14 @@ class Queries:
             raise NotFound("run", run_id, "`trellis runs` lists them")
         return Run.from_row(rows[0])
 
+    def params(self, run_id: str) -> dict[str, Json]:
+        """The parameters of a run as the journal has them. Raises NotFound."""
+        rows = self._all(select(RunRow.params).where(RunRow.id == as_uuid(run_id)))
+        if not rows:
+            raise NotFound("run", run_id, "`trellis runs` lists them")
+        found: dict[str, Json] = rows[0][0]
+        return found
+
     def run_by_key(self, workflow: str, key: str) -> Run:
         """The run of a workflow that was started under a key. Raises NotFound."""
         rows = self._all(select(*RUN).where(RunRow.workflow == workflow, RunRow.key == key))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from ..tasks.vault import hidden
 from .states import RUN_ENDS, RunState, StepState
 
 Json = Any  # what JSON can hold: None, bool, int, float, str, list, dict
@@ -203,7 +204,7 @@ class Run:
     workflow: str
     state: RunState
     key: str | None
-    params: dict[str, Json]
+    params: dict[str, Json]  # secret ones as asterisks
     correlation_id: str
     definition: str  # digest of the definition that it runs
     steps: int  # how many steps it has so far
@@ -218,9 +219,9 @@ class Run:
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Run:
         """From the columns in the order of the fields."""
-        run_id, workflow, state, *rest, tags, origin, kind = row
+        run_id, workflow, state, key, params, *rest, tags, origin, kind = row
         linked = [tuple(tags), None if origin is None else str(origin), kind]
-        return cls(*[str(run_id), workflow, RunState(state), *rest, *linked])
+        return cls(*[str(run_id), workflow, RunState(state), key, hidden(params), *rest, *linked])
 
     @property
     def finished(self) -> bool:

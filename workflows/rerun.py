@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..tasks.database import Connection, Database
-from ..tasks.errors import NotFound, StateError
+from ..tasks.errors import DefinitionError, NotFound, StateError
 from ..tasks.settings import Settings
-from . import gates, graph, launch, wire
+from ..tasks.vault import HIDDEN
+from . import gates, graph, launch, registry, secret, wire
 from .compensation import KIND as COMPENSATION
 from .control import Moved, ask, locked, tell
 from .definition import Workflow
 from .hints import choices
 from .lenient import Lenient
 from .literals import encode
+from .parameters import check_params
 from .plan import GATHER_SUFFIX, PlannedStep, plan
 from .queries import Queries
 from .records import Json, Ready, Run
@@ -95,14 +97,19 @@ def prepare(queries: Queries, database: Database, settings: Settings, old: Run, 
         found = [Row(idx, name, StepState(state), fatal)
                  for idx, name, state, fatal in ask(connection, "read_steps", run=old.id)]  # fmt: skip
         undone = _undone(connection, old, hooks)
+    if HIDDEN in old.params.values():  # what a record shows is not what the run has
+        old = replace(old, params=queries.params(old.id))
     spec = ordered(WorkflowSpec.model_validate(queries.definition(old.definition)), found, hooks or {})
     _check_steps(spec, [*(wanted.inputs or {}), *([wanted.from_step] if wanted.from_step else [])])
+    _check_secrets(spec, wanted.inputs or {})
     before = edited(spec, edits or {})
     edits_now = _merged(edits or {}, wanted.inputs or {})
     after = edited(spec, edits_now)
     scope = gates.Scope(old.id, _given(spec, old, tenant), settings.fair_window)
     workflow = Workflow.from_spec(after, catalogue=Lenient())
-    params = workflow.check_params({**old.params, **(wanted.params or {})})
+    changes = {**(wanted.params or {})}
+    params = check_params(workflow.spec, {**old.params, **changes}, ours=True)
+    params |= secret.sealed({name: params[name] for name in changes}, spec.params, settings, spec.name)
     text = launch.params_text(spec.name, params, settings.value_max_bytes)
     new = plan(workflow.spec, params, Lenient(), settings.default_queue, scope=scope)
     planned = new.steps
@@ -337,6 +344,18 @@ def _check_steps(spec: WorkflowSpec, names: Iterable[str]) -> None:
                 "step",
                 name,
                 f"workflow {spec.name!r} has none of this name{choices(name, spec.steps, 'there are')}",
+            )
+
+
+def _check_secrets(spec: WorkflowSpec, inputs: Mapping[str, Mapping[str, Json]]) -> None:
+    for step, given in inputs.items():
+        info = registry.actions.get(spec.steps[step].action)
+        for name in sorted(info.contract.secrets & given.keys() if info is not None else ()):
+            raise DefinitionError(
+                f"input {name!r} is secret, and what replaces an input is kept as it is: change the parameter that it "
+                "comes from",
+                workflow=spec.name,
+                step=step,
             )
 
 

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from ..tasks.errors import DefinitionError, InputError
-from . import collector, expressions, gates, graph
+from . import collector, expressions, gates, graph, secret
 from .contract import Contract, unkeepable
 from .hints import choices, did_you_mean, listed
 from .parameters import check_schemas
 from .references import Hole, Path, Reference, references, show
 from .registry import ActionInfo, Catalogue, unknown_action
 from .schemas import Schema, enter, fits, list_of, type_of, types, whole, words
-from .spec import StepSpec, WorkflowSpec
+from .spec import CHILD, StepSpec, WorkflowSpec
 
 OPTIONS = (
     "after", "when", "join", "retry", "timeout", "queue", "priority", "expect", "on_failure", "inputs",
@@ -53,6 +53,7 @@ class _Validation:
         self._results: dict[Reference, frozenset[str] | None] = {}
         self._taken: dict[tuple[str, str], frozenset[str] | None] = {}
         self._step = ""
+        self._secret = secret.names(spec.params)
 
     def check(self) -> None:
         """Check params and steps."""
@@ -129,6 +130,10 @@ class _Validation:
                     f"the key {key!r} uses a parameter {reference.name!r} that does not exist"
                     f"{self._params(reference.name)}"
                 )
+            if reference.name in self._secret:
+                raise DefinitionError(
+                    f"the key {key!r} uses {reference}, which is secret, and keys are kept as they are"
+                )
             try:
                 enter(whole(self.spec.params[reference.name]), reference.path)
             except LookupError as error:
@@ -183,6 +188,8 @@ class _Validation:
     def _check_inputs(self, step: StepSpec, info: ActionInfo) -> None:
         contract = info.contract
         self._check_names(step, contract)
+        if contract.secrets:
+            self._check_secrets(step, contract)
         if not step.holes:  # all literals: the contract itself judges them, at once
             try:
                 contract.validate(step.inputs)
@@ -195,6 +202,8 @@ class _Validation:
             held.add(at[0])
             for reference in references(hole):
                 self._check_reference(reference, step, _where(at))
+                if reference.kind == "params" and reference.name in self._secret:
+                    self._check_secret(at, hole, step, contract)
             if len(at) == 1:
                 self._check_type(str(at[0]), hole, step, contract)
         for name, value in step.inputs.items():
@@ -221,6 +230,27 @@ class _Validation:
             extra = next(name for name in given if name not in contract.inputs)
             self._refuse(unknown_input(extra, contract))
 
+    def _check_secrets(self, step: StepSpec, contract: Contract) -> None:
+        """That no secret input is a literal."""
+        given = {str(at[0]) for at, hole in step.holes if not isinstance(hole, str)}
+        for name in contract.secrets & step.inputs.keys():
+            if name not in given and step.inputs[name] is not None:
+                self._refuse(
+                    f"input {name!r} of action {contract.name!r} is secret, and a definition is kept as it is "
+                    "written: make it a parameter of type SecretStr, and refer to that"
+                )
+
+    def _check_secret(self, at: Path, hole: Hole, step: StepSpec, contract: Contract) -> None:
+        """That a secret parameter goes, as a whole, to an input that is secret, or on to a child run."""
+        whole_one = isinstance(hole, Reference)
+        to_child = step.action == CHILD and len(at) == 2 and at[0] == "params"
+        if whole_one and (to_child or (len(at) == 1 and at[0] in contract.secrets)):
+            return
+        self._refuse(
+            f"{_where(at)} of action {contract.name!r} uses a secret parameter: it goes, as a whole, to an input that "
+            "is declared as SecretStr"
+        )
+
     def _check_reference(
         self, reference: Reference, step: StepSpec, where: str, *, over: bool = False
     ) -> None:
@@ -232,6 +262,10 @@ class _Validation:
             if name not in self.spec.params:
                 self._refuse(
                     f"{where} refers to a parameter {name!r} that does not exist{self._params(name)}"
+                )
+            if over and name in self._secret:
+                self._refuse(
+                    f"{where} uses parameter {name!r}, which is secret, and lists are kept as they are"
                 )
         elif kind == "run":
             if not self.fragment:
@@ -371,6 +405,8 @@ class _Validation:
                     f"the condition {text!r} uses a parameter {name!r} that does not exist"
                     f"{self._params(name)}"
                 )
+            if kind == "params" and name in self._secret:
+                self._refuse(f"the condition {text!r} uses parameter {name!r}, which is secret")
             self._check_condition_path(text, reference)
 
     def _check_condition_path(self, text: str, reference: Reference) -> None:

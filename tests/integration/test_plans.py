@@ -57,6 +57,7 @@ WHOLE_RUN = {
     "control: read_steps": "somebody reruns a run",
     "control: reopen_steps": "somebody retries a run",
     "control: unpark": "somebody resumes a run",
+    "secrets: read_steps": "somebody rotates keys: the steps of a run that has secrets, a few at a time",
     "journal: below": "a body asks for what was appended below a name",
     "journal: cancelled_tasks": "a run was cancelled, and tasks of other applications may run for it",
     "journal: claim_ranked": "the ready ranked steps of one queue, past those that wait for a retry",
