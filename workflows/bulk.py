@@ -57,7 +57,7 @@ def apply(
         for each in searches:
             left -= queries.count(each, left) if left else 0
         return Bulk(COUNTED + 1 - left, 0, [])
-    matched = done = 0
+    matched = 0
     refused: list[tuple[str, str]] = []
     for each in searches:
         for run in _runs(queries, each):
@@ -65,11 +65,20 @@ def apply(
             try:
                 # `False` says that somebody else has done it in between, which is as good.
                 deeds[verb](run)
-                done += 1
             except (StateError, DefinitionError) as error:
                 if not isinstance(error, NotFound):
                     refused.append((run, str(error)))
-    return Bulk(matched, done, refused)
+    # What refused may have been done with another run of these: a paused parent lets its children go.
+    refused = [(run, why) for run, why in refused if not _gone_on(queries, verb, run)]
+    return Bulk(matched, matched - len(refused), refused)
+
+
+def _gone_on(queries: Queries, verb: str, run: str) -> bool:
+    """Whether a run is no longer what the verb is for."""
+    try:
+        return queries.run(run).state not in FITS[verb]
+    except NotFound:
+        return True
 
 
 def _searches(verb: str, wanted: Search) -> list[Search]:

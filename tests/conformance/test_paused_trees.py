@@ -27,6 +27,22 @@ def test_a_paused_tree_stands_still_and_goes_on(side: Side, wf: Workflow) -> Non
     assert side.effects() == {"after": 1}
 
 
+def test_a_bulk_refuses_no_run_that_another_one_of_it_takes_along(side: Side, wf: Workflow) -> None:
+    """The newest come first, so a child is told to go on before its parent is, which lets both go."""
+    inner = Workflow(wf.name, register=False)
+    inner.wait_for("hold", "go")
+    wf.child("inner", inner)
+    run = side.client.start(wf)
+    side.eventually(lambda: len(side.client.list(wf.name)) == 2)
+    child = next(each.id for each in side.client.list(wf.name) if each.id != run.id)
+    side.eventually(lambda: side.states(child)["hold"] == "parked")
+    assert side.client.pause(run) is True
+    assert side.client.bulk("resume", wf.name) == (2, 2, [])
+    assert {side.client.get(each).state for each in (run, child)} == {RunState.RUNNING}
+    side.client.signal(child, "go")
+    assert side.client.wait(run, timeout=60).state is RunState.SUCCEEDED
+
+
 def test_a_rerun_waits_for_its_turn(side: Side, wf: Workflow) -> None:
     """Behind the open run that has its key."""
     alone = Workflow(wf.name, concurrency_key=wf.name, register=False)

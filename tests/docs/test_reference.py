@@ -114,7 +114,8 @@ def _is_method(thing: object) -> bool:
 def test_every_event_is_there() -> None:
     """What the journal tells and what the logs say, found in the sources."""
     text = page("events")
-    sources = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
+    audit = ROOT / "memory" / "actions.py"  # the codes of another book, which explain/audit.md lists
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES if path != audit)
     kinds = set(re.findall(r"""["']((?:run|step)\.[a-z]+)["']""", sources))
     kinds |= {f"step.{state.value}" for state in STEP_ENDS - {StepState.FAILED}}
     kinds |= {f"run.{state.value}" for state in RunState if state in (RunState.FAILED, RunState.CANCELLED)}
