@@ -59,11 +59,11 @@ def idle_ms(seconds: float) -> int:
     return max(1, math.ceil(seconds * 2000.0))
 
 
-def options_of(settings: Settings) -> str:
+def options_of(settings: Settings, planner: str = PLANNER) -> str:
     """The parameters of a session, as libpq takes them; `trellis.actor` is read where the audit log is written."""
     actor = re.sub(r"([\\\s])", r"\\\1", settings.actor)
     idle = idle_ms(settings.lease_seconds)
-    return f"{PLANNER} -c idle_in_transaction_session_timeout={idle} -c trellis.actor={actor}"
+    return f"{planner} -c idle_in_transaction_session_timeout={idle} -c trellis.actor={actor}"
 
 
 class Base(DeclarativeBase):
@@ -81,6 +81,8 @@ class Base(DeclarativeBase):
 
 class Database:
     """The pool of a process, opened at first use and again after a fork."""
+
+    planner = PLANNER  # options with which its connections start
 
     def __init__(self, url: str, settings: Settings) -> None:
         self.url = url
@@ -109,8 +111,9 @@ class Database:
 
     def _open(self) -> ConnectionPool[Connection]:
         # A pool hides why it cannot connect and waits; a wrong address should be told at once.
-        connect(self.url, connect_timeout=self._settings.connect_timeout).close()
-        self._reached = True
+        with connect(self.url, connect_timeout=self._settings.connect_timeout) as connection:
+            self._reached = True
+            self.examine(connection)
         return ConnectionPool(
             self.url,
             min_size=self._settings.pool_min_size,
@@ -120,11 +123,18 @@ class Database:
                 "autocommit": True,
                 "connect_timeout": self._settings.connect_timeout,
                 "application_name": "trellis",
-                "options": options_of(self._settings),
+                "options": options_of(self._settings, self.planner),
                 "prepare_threshold": 0,
             },
+            configure=self.furnish,
             open=True,
         )
+
+    def examine(self, connection: Connection) -> None:
+        """Look, once before the first use, whether the database is what is needed; raise where it is not."""
+
+    def furnish(self, connection: Connection) -> None:
+        """Prepare a new connection of the pool."""
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:

@@ -6,10 +6,14 @@ a program never has to read a message. Whatever a user can meet derives from `Tr
     TrellisError
     ├── ConfigurationError          a setting, an address or an installation is wrong
     │   ├── MissingExtra            an optional package is not installed
+    │   ├── MissingExtension        the database lacks an extension of Postgres
+    │   ├── IsolationMissing        the database would not keep tenants of the memory apart
+    │   ├── ModelMismatch           an embedding model has other dimensions than the memories that it made
     │   └── SchemaMismatch          the database's tables are older or newer than this code
     ├── DefinitionError             a workflow, action or expression was written wrongly
     │   ├── CycleError              steps wait for each other in a circle
     │   └── ParameterError          a run was started with wrong parameters
+    ├── EntryError                  what a memory was given or asked cannot be kept or answered
     ├── CommunicationError          Postgres or the broker cannot be reached
     ├── EmbeddingError              texts could not be turned into vectors
     │   ├── TextRefused             one of the texts is none that a model can read
@@ -72,6 +76,39 @@ class MissingExtra(ConfigurationError):
         super().__init__(f"{purpose} needs the extra {extra!r}: {self.command}")
 
 
+class MissingExtension(ConfigurationError):
+    """The database lacks the extension `extension` of Postgres."""
+
+    def __init__(self, extension: str, purpose: str) -> None:
+        self.extension = extension
+        super().__init__(
+            f"the database has no extension {extension!r}, and {purpose}: install pgvector 0.8 or newer on the server "
+            f"(the embedded one of `trellis up` has it), run CREATE EXTENSION {extension} in this database as a "
+            "superuser, then `trellis migrate`"
+        )
+
+
+class IsolationMissing(ConfigurationError):
+    """The database would not keep tenants of the memory apart; `problem` says why."""
+
+    def __init__(self, problem: str, fix: str) -> None:
+        self.problem = problem
+        super().__init__(f"memories are not opened, since tenants would not be kept apart: {problem}; {fix}")
+
+
+class ModelMismatch(ConfigurationError):
+    """The embedding model `model` makes vectors of `dims` dimensions; those of its memories have `found`."""
+
+    def __init__(self, model: str, dims: int, found: int) -> None:
+        self.model = model
+        self.dims = dims
+        self.found = found
+        super().__init__(
+            f"the embedding model {model!r} makes vectors of {dims} dimensions, its memories have {found}: give a "
+            "model that was changed a name of its own, and copy the memories over to it (`trellis memory reindex`)"
+        )
+
+
 class SchemaMismatch(ConfigurationError):
     """The database's tables are older or newer than this code."""
 
@@ -116,6 +153,15 @@ class ParameterError(DefinitionError):
         self.problems = problems
         text = "; ".join(f"parameter {name!r}: {problem}" for name, problem in problems.items())
         super().__init__(text, workflow=workflow)
+
+
+class EntryError(TrellisError, ValueError):
+    """What a memory was given or asked cannot be kept or answered: the argument `field` has a `problem`."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field = field
+        self.problem = problem
+        super().__init__(f"{field}: {problem}")
 
 
 class CommunicationError(TrellisError):

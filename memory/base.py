@@ -1,0 +1,332 @@
+"""What all memories in Postgres have in common: their scope, their model, and how rows come back and go.
+
+The law: nothing is embedded inside a transaction. Whatever goes, by `forget`, by time or by capacity, goes with its
+use counts, and what was made of it (the context of the entries behind it) is made anew in the same transaction. What
+has expired never comes back, whether or not it was swept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from types import TracebackType
+from typing import Any, ClassVar, NamedTuple, Self
+from uuid import UUID
+
+import numpy as np
+
+from ..tasks.errors import EntryError, ModelMismatch
+from ..tasks.queries import Numbered
+from ..tasks.settings import Settings
+from . import models, ranking
+from .connections import Asker, MemoryDatabase, Rows, shared, statements
+from .embedders.protocol import Embedder
+from .entries import Entry, Filters, Hit, Seconds, limit_of, seconds_of
+from .halves import Half, Vectors
+from .models import Model
+from .scope import NAME_BYTES, Scope
+from .texts import CONTEXT, QUERY, name_of, storable
+from .uses import Uses
+
+BATCH = 1_000  # rows that go in one transaction
+EMBED = 32  # texts in one call of the embedder
+SIZES = 60.0  # seconds for which a scope's size is believed
+MOST = 2_000_000_000  # all there are
+EPISODE_LOCK = 3
+
+
+@cache
+def sql(dims: int) -> dict[str, Numbered]:
+    """The statements for vectors of so many dimensions."""
+    return statements("memory.sql", dims=b"%d" % dims)
+
+
+class Gone(NamedTuple):
+    """A row that is to go."""
+
+    id: UUID
+    agent: str
+    episode: str | None
+
+
+class Memory:
+    """A scope of one kind of memory, or of all."""
+
+    kinds: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        scope: Scope | None = None,
+        *,
+        include_shared: bool = False,
+        capacity: int | None = None,
+        ttl: Seconds | None = None,
+        settings: Settings | None = None,
+        database: MemoryDatabase | None = None,
+    ) -> None:
+        if capacity is not None and (
+            isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1
+        ):
+            raise EntryError("capacity", f"is {capacity!r}: needs a number of rows, 1 or more")
+        self.embedder = embedder
+        self.scope = scope or Scope()
+        self.include_shared = include_shared
+        self.capacity = capacity
+        self.ttl = seconds_of("ttl", ttl)
+        self.database = database or shared(settings)
+        self._sql = sql(embedder.dims)
+        self._uses = Uses(self.database, self.scope.tenant, self._sql["use"])
+        self._model: Model | None = None
+        self._sizes: dict[tuple[str, ...], tuple[int, float]] = {}
+        self._stored = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+
+    # --- what everybody does
+
+    def retrieve(self, key: str, *, include_shared: bool | None = None) -> Entry | None:
+        """The entry of a key, this agent's before the shared one; None where there is none, or it has expired."""
+        arguments = {**self._reached(include_shared), "key": name_of("key", key, NAME_BYTES)}
+        found = self._ask("retrieve", {**arguments, "model": self._number()})
+        if not found:
+            return None
+        entry = Entry.of(found[0])
+        self._uses.add([entry.id])
+        return entry
+
+    def history(self, key: str) -> list[Entry]:
+        """What this agent has had under a key, the oldest first; `valid_to` says until when. Not what was forgotten."""
+        return [
+            Entry.of(row)
+            for row in self._ask("history", {**self._own(), "key": name_of("key", key, NAME_BYTES)})
+        ]
+
+    def forget(self, key: str | None = None, *, filters: Filters | None = None) -> int:
+        """Delete a key with its history, or all that the filters name; how many rows and links went.
+
+        Only this agent's own: what is shared is forgotten by a memory of the shared scope. Entries of episodes leave
+        no word in the context of those behind them. Raises EntryError where neither a key nor a filter is given.
+        """
+        if (key is None) == (filters is None or filters.empty):
+            raise EntryError("key", "give either a key or filters that are not empty")
+        own = self._own()
+        if key is not None:
+            own["key"] = name_of("key", key, NAME_BYTES)
+            return self._go("keyed", own, "unlink")
+        assert filters is not None
+        return self._go("filtered", {**own, **filters.arguments()}, "unlink_filtered")
+
+    def sweep(self) -> int:
+        """Delete what has expired in the whole tenant, and embed what lost its context by that; how many went."""
+        gone = self._go("expired", self._own(), "unlink_expired")
+        self.mend()
+        return gone
+
+    def mend(self) -> int:
+        """Embed the rows that have no vector, because what their context was made of is gone; how many."""
+        model = self._found()
+        mended = 0
+        while model is not None:
+            bare = self._ask("bare", {"model": model.id, "tenant": self.scope.tenant, "most": EMBED})
+            vectors = self._vectors([in_context(text, before or "") for _, text, before in bare])
+            changed = 0
+            with self.database.writing(self.scope.tenant) as asker:
+                for (row, text, before), vector in zip(bare, vectors, strict=True):
+                    given = {"model": model.id, "tenant": self.scope.tenant, "id": row, "text": text}
+                    given |= {"before": before or "", "vector": vector}
+                    changed += asker(self._sql["dress"], given).rowcount
+            mended += changed
+            if len(bare) < EMBED or changed == 0:
+                break
+        return mended
+
+    def flush(self) -> None:
+        """Write the use counts that were gathered."""
+        self._uses.flush()
+
+    # --- reading
+
+    def _newest(self, reach: dict[str, Any], limit: int) -> list[Hit]:
+        rows = self._ask("newest", {**reach, "depth": limit})
+        return [Hit(Entry.of(row), 0.0, {}) for row in rows]
+
+    def _nearest(self, reach: dict[str, Any], vector: Half, limit: int, filtered: bool) -> list[Hit]:
+        """The rows nearest to a vector, each text once: `limit` of them wherever there are as many."""
+        depth = limit
+        while True:
+            rows = self._near(reach, vector, depth, filtered)
+            hits: dict[bytes, Hit] = {}
+            for row in rows:
+                similarity = row[20]
+                hits.setdefault(row[19], Hit(Entry.of(row), similarity, {"dense": similarity}))
+            if len(hits) >= limit or len(rows) < depth:
+                return list(hits.values())[:limit]
+            depth *= 4
+
+    def _near(self, reach: dict[str, Any], vector: Half, depth: int, filtered: bool) -> Rows:
+        asked = {**reach, "vector": vector, "depth": depth}
+        if self._size(reach) <= ranking.EXACT_ROWS:
+            return self._ask("nearest_exact", asked)
+        if filtered and not self._broad(reach):
+            rows = self._ask("nearest_among", {**asked, "most": ranking.EXACT_ROWS + 1})
+            if not rows or rows[0][21] <= ranking.EXACT_ROWS:
+                return rows
+            self._remember_broad(reach)
+        rows = self._ask("nearest_index", asked)
+        return rows if len(rows) >= depth else self._ask("nearest_among", {**asked, "most": MOST})
+
+    def _size(self, reach: Mapping[str, Any]) -> int:
+        """Live rows in reach, up to one more than are searched exactly; believed for a minute."""
+        key = ("size", str(reach["model"]), *reach["agents"])
+        known = self._sizes.get(key)
+        if known is None or time.monotonic() > known[1]:
+            [[size]] = self._ask("size", {**reach, "most": ranking.EXACT_ROWS + 1})
+            known = self._sizes[key] = (size, time.monotonic() + SIZES)
+        return known[0]
+
+    def _broad(self, reach: Mapping[str, Any]) -> bool:
+        """Whether conditions were found to leave too many rows to look at all of them, a moment ago."""
+        return self._sizes.get(_conditions(reach), (0, 0.0))[1] > time.monotonic()
+
+    def _remember_broad(self, reach: Mapping[str, Any]) -> None:
+        if len(self._sizes) > 1_000:
+            self._sizes.clear()
+        self._sizes[_conditions(reach)] = (0, time.monotonic() + SIZES)
+
+    def _asked(
+        self, query: str, limit: int, filters: Filters | None, include_shared: bool | None
+    ) -> tuple[str, dict[str, Any] | None, bool]:
+        """A query, what the statements need for it, and whether it has conditions; None where nothing can be found."""
+        limit_of(limit)
+        if not isinstance(query, str):
+            raise EntryError("query", f"is a {type(query).__name__}: needs a text")
+        text = storable("query", query)[:QUERY].strip()
+        conditions = (filters or Filters()).arguments()
+        model = self._found()
+        if model is None:
+            return text, None, False
+        reach = {**self._reached(include_shared), "model": model.id, **conditions}
+        return text, reach, filters is not None and not filters.empty
+
+    # --- going
+
+    def _go(self, which: str, arguments: dict[str, Any], links: str) -> int:
+        """Delete the links, then the rows that a statement names, until it names none; how many went."""
+        with self.database.writing(self.scope.tenant) as asker:
+            gone = len(asker.rows(self._sql[links], arguments))
+        while True:
+            count, followed = self.database.again(partial(self._batch, which, arguments))
+            gone += count
+            if followed:
+                self.mend()
+            if count < BATCH:
+                return gone
+
+    def _batch(self, which: str, arguments: dict[str, Any], most: int = BATCH) -> tuple[int, bool]:
+        with self.database.writing(self.scope.tenant) as asker:
+            doomed = [Gone(*row[:3]) for row in asker.rows(self._sql[which], {**arguments, "most": most})]
+            if not doomed:
+                return 0, False
+            for agent, episode in sorted(
+                {(row.agent, row.episode) for row in doomed if row.episode is not None}
+            ):
+                self._lock(asker, EPISODE_LOCK, agent, str(episode))
+            # Who makes room takes along what only pointed at it; else a link outlives its row, and becomes one.
+            links = "unlink_targets" if which == "surplus" else "promote"
+            return self._remove(asker, list({row.id for row in doomed}), links)
+
+    def _remove(self, asker: Asker, ids: list[UUID], links: str) -> tuple[int, bool]:
+        given = {"ids": ids, "tenant": self.scope.tenant}
+        asker(self._sql[links], given)
+        followers = [row[0] for row in asker.rows(self._sql["followers"], given)]
+        [[count]] = asker.rows(self._sql["delete"], given)
+        if followers:
+            asker(self._sql["rebuild"], {**given, "ids": followers})
+        return count, bool(followers)
+
+    def _evict(self, spared: UUID) -> None:
+        """Keep to the capacity. Large scopes are counted once in a while, and may pass it by a thousandth a process."""
+        if self.capacity is None:
+            return
+        self._stored += 1
+        if self._stored % max(1, self.capacity // 1_000):
+            return
+        reach = {**self._own(), "agents": [self.scope.agent], "model": self._number()}
+        [[size]] = self._ask("size", {**reach, "most": MOST})
+        surplus = size - self.capacity
+        while surplus > 0:
+            arguments = {**reach, "spared": [spared], "half_life": ranking.HALF_LIFE}
+            count, followed = self.database.again(
+                partial(self._batch, "surplus", arguments, min(surplus, BATCH))
+            )
+            if followed:
+                self.mend()
+            if count == 0:
+                return
+            surplus -= count
+
+    # --- parts
+
+    def _lock(self, asker: Asker, level: int, *what: str) -> None:
+        name = "\n".join((self.scope.tenant, *what))
+        asker(self._sql["lock"], {"level": level, "what": name})
+
+    def _ask(self, name: str, arguments: Mapping[str, Any]) -> Rows:
+        return self.database.ask(self.scope.tenant, self._sql[name], arguments)
+
+    def _own(self) -> dict[str, Any]:
+        return {"tenant": self.scope.tenant, "agent": self.scope.agent, "kinds": list(self.kinds)}
+
+    def _reached(self, include_shared: bool | None) -> dict[str, Any]:
+        wanted = self.include_shared if include_shared is None else include_shared
+        return {"tenant": self.scope.tenant, "agents": self.scope.reach(wanted), "kinds": list(self.kinds)}
+
+    def _found(self) -> Model | None:
+        """The model, if there is a memory made by it. Raises ModelMismatch."""
+        if self._model is None:
+            found = models.find(self.database, self.scope.tenant, self.embedder.model)
+            if found is not None and found.dims != self.embedder.dims:
+                raise ModelMismatch(found.name, self.embedder.dims, found.dims)
+            self._model = found
+        return self._model
+
+    def _needed(self) -> Model:
+        if self._model is None:
+            self._model = models.need(
+                self.database, self.scope.tenant, self.embedder.model, self.embedder.dims
+            )
+        return self._model
+
+    def _number(self) -> int:
+        model = self._found()
+        return -1 if model is None else model.id
+
+    def _vectors(self, texts: Sequence[str]) -> list[Half]:
+        """The texts as vectors of length 1. Raises EmbeddingError or ModelMismatch."""
+        found: list[Half] = []
+        for start in range(0, len(texts), EMBED):
+            part = texts[start : start + EMBED]
+            made: Vectors = np.asarray(self.embedder.embed(part), dtype=np.float32)
+            if made.shape != (len(part), self.embedder.dims):
+                raise ModelMismatch(
+                    self.embedder.model, self.embedder.dims, made.shape[-1] if made.ndim else 0
+                )
+            found += [Half(row) for row in made]
+        return found
+
+
+def in_context(text: str, before: str) -> str:
+    """What is embedded for an entry: its own text first, then the beginning of the one before it."""
+    return f"{text}\n{before[:CONTEXT]}" if before else text
+
+
+def _conditions(reach: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{name}={reach[name]}" for name in sorted(reach))

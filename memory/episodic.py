@@ -1,0 +1,155 @@
+"""EpisodicMemory: what happened, in order.
+
+The law: entries of an episode are numbered as they were appended, whoever appends. An entry is found by its own words
+first, and by those of the two entries before it, of the same episode of the same agent; nothing that comes later
+changes it. When an entry goes, what it lent to the two behind it goes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Unpack
+from uuid import UUID, uuid4
+
+from .base import EPISODE_LOCK, in_context
+from .connections import Asker
+from .drafts import Draft, Options, draft
+from .entries import Entry, Filters, Json, Seconds, Stored, limit_of, seconds_of
+from .fusion import Fusing
+from .halves import Half
+from .scope import NAME_BYTES
+from .texts import name_of
+
+TRIES = 4  # times that an entry is embedded anew because others were appended meanwhile
+AT_ONCE = 500  # entries of one transaction
+
+_Last = list[tuple[UUID, int, str]]  # the last two entries of an episode, newest first
+
+
+class EpisodicMemory(Fusing):
+    """The episodes of a tenant's agent: conversations, runs, whatever has an order.
+
+    embedder: whose vectors these are. scope: whose episodes; those that agents share are read as well with
+    `include_shared`. capacity: entries of this scope at most; the least used go first. ttl: seconds for which they
+    live.
+    """
+
+    kinds = ("episode",)
+
+    def append(self, episode: str, value: Json, **options: Unpack[Options]) -> Stored:
+        """Add what happened to the end of an episode, with what `Options` says of it; `at` is its time.
+
+        Raises EntryError or ValueTooLarge for what cannot be kept, EmbeddingError, ModelMismatch.
+        """
+        return self.extend(episode, [(value, options)])[0]
+
+    def extend(self, episode: str, entries: Iterable[tuple[Json, Options]]) -> list[Stored]:
+        """Add many, in order; faster than one by one, and some hundred at a time become visible together.
+
+        Raises as `append`; then nothing of those that follow is added.
+        """
+        name_of("episode", episode, NAME_BYTES)
+        most = self.database.settings.value_max_bytes
+        wanted: list[tuple[UUID, Draft]] = []
+        for value, options in entries:
+            new = uuid4()
+            wanted.append((new, draft(str(new), value, most, self.ttl, options)))
+        stored: list[Stored] = []
+        for start in range(0, len(wanted), AT_ONCE):
+            stored += self._append(episode, wanted[start : start + AT_ONCE])
+        if stored and stored[-1].id is not None:
+            self._evict(stored[-1].id)
+        return stored
+
+    def store(self, key: str, value: Json, **options: Unpack[Options]) -> Stored:
+        """The same as `append(key, value)`: the key of an episode is its name."""
+        return self.append(key, value, **options)
+
+    def recent(
+        self,
+        limit: int = 10,
+        *,
+        within: Seconds | None = None,
+        filters: Filters | None = None,
+        include_shared: bool | None = None,
+    ) -> list[Entry]:
+        """The last entries, newest first; of the last `within` seconds, and of one episode or run by the filters."""
+        seconds = seconds_of("within", within)
+        limit_of(limit)
+        _, reach, _ = self._asked("", limit, filters, include_shared)
+        if reach is None:
+            return []
+        if seconds is not None:
+            since = datetime.now(UTC) - timedelta(seconds=seconds)
+            reach["since"] = since if reach["since"] is None else max(reach["since"], since)
+        return [hit.entry for hit in self._newest(reach, limit)]
+
+    def _append(self, episode: str, wanted: Sequence[tuple[UUID, Draft]]) -> list[Stored]:
+        kept = [(new, each) for new, each in wanted if each.source != "recalled"]
+        model = self._needed()
+        given = {**self._own(), "model": model.id, "episode": episode, "kind": "episode"}
+        for attempt in range(TRIES + 1):
+            last: _Last = self._last(given) if attempt < TRIES else []
+            vectors = self._embedded(kept, last)
+            if self.database.again(
+                lambda v=vectors, seen=last, f=attempt == TRIES: self._write(given, kept, v, seen, f)
+            ):
+                break
+        ids = {new for new, _ in kept}
+        return [
+            Stored(str(new), new, "added") if new in ids else Stored(each.key, None, "recalled")
+            for new, each in wanted
+        ]
+
+    def _last(self, given: dict[str, Any]) -> _Last:
+        return [(row[0], row[1], row[2]) for row in self._ask("last", given)]
+
+    def _embedded(self, kept: Sequence[tuple[UUID, Draft]], last: _Last) -> list[Half | None]:
+        texts, before = [], last[0][2] if last else ""
+        for _, each in kept:
+            texts.append(in_context(each.text, before))
+            before = each.text
+        spoken = [n for n, (_, each) in enumerate(kept) if each.text.strip()]
+        found: list[Half | None] = [None] * len(kept)
+        for n, vector in zip(spoken, self._vectors([texts[n] for n in spoken]), strict=True):
+            found[n] = vector
+        return found
+
+    def _write(
+        self,
+        given: dict[str, Any],
+        kept: Sequence[tuple[UUID, Draft]],
+        vectors: Sequence[Half | None],
+        seen: _Last,
+        alone: bool,
+    ) -> bool:
+        """Insert the entries behind the last one; False where that is not the one whose text was embedded.
+
+        `alone`: the first was embedded without context, so that it does not matter.
+        """
+        with self.database.writing(self.scope.tenant) as asker:
+            with asker.connection.pipeline():
+                self._lock(asker, EPISODE_LOCK, self.scope.agent, given["episode"])
+                cursor = asker(self._sql["last"], given)
+            last: _Last = [(row[0], row[1], row[2]) for row in cursor.fetchall()]
+            if any(row[0] == kept[-1][0] for row in last):
+                return True  # the commit of the last attempt went unheard
+            if not alone and [row[0] for row in last[:1]] != [row[0] for row in seen[:1]]:
+                return False
+            before = [row[2] for row in last] + ["", ""]
+            seq = last[0][1] if last else 0
+            with asker.connection.pipeline():
+                for (new, each), vector in zip(kept, vectors, strict=True):
+                    seq += 1
+                    self._insert(
+                        asker, {**given, **each.arguments(), "id": new, "seq": seq, "vector": vector}, before
+                    )
+                    before.insert(0, each.text)
+                for actor in sorted({each.actor for _, each in kept if each.actor is not None}):
+                    asker(self._sql["actor"], {**given, "actor": actor})
+        return True
+
+    def _insert(self, asker: Asker, given: dict[str, Any], before: list[str]) -> None:
+        asker(self._sql["insert"], {**given, "before": before[0], "before_that": before[1]})

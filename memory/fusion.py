@@ -1,0 +1,92 @@
+"""Search by meaning and by words at once: one statement, whatever the size of the scope.
+
+The law: names of people are taken out of what is embedded and lift the rows of these people instead, since a vector
+of "What did Ann cook?" is near to all that says Ann. Up to 20,000 live rows all of them are looked at; of more, the
+nearest by the HNSW index and those with the rarest words; and where conditions leave few rows, all of these. Fewer
+than `limit` hits are given only where there are no more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import ranking
+from .base import MOST, Memory
+from .connections import Rows
+from .entries import Entry, Filters, Hit
+from .texts import named, without
+
+
+class Fusing(Memory):
+    """A memory whose search fuses two lists."""
+
+    def search(
+        self,
+        query: str,
+        limit: int = 10,
+        filters: Filters | None = None,
+        *,
+        include_shared: bool | None = None,
+    ) -> list[Hit]:
+        """The best hits by meaning, words, recency, importance and trust; `limit` of them wherever there are as many.
+
+        A query without a word gives the newest. Each text is given once. `parts` of a hit has what its score is the sum
+        of (`text`, `dense`, `recency`, `importance`, `trust`), and the ranks behind that.
+        Raises EntryError, EmbeddingError, ModelMismatch.
+        """
+        text, reach, filtered = self._asked(query, limit, filters, include_shared)
+        if reach is None:
+            return []
+        if not text:
+            return self._newest(reach, limit)
+        most = ranking.EXACT_ROWS + 1
+        [[size, people]] = self._ask("survey", {**reach, "query": text, "most": most})
+        actors = named(text, people)
+        bare = without(text, actors)
+        asked = {
+            **reach,
+            **ranking.CONSTANTS,
+            "text": bare,
+            "vector": self._vectors([bare])[0],
+            "actors": actors,
+        }
+        asked |= {"limit": limit, "depth": max(ranking.DEPTH, 2 * limit), "most": most}
+        rows = self._fused(asked, size, filtered)
+        hits = [Hit(Entry.of(row), row[20], ranking.parts(row[21:29])) for row in rows]
+        self._uses.add(hit.entry.id for hit in hits)
+        return hits
+
+    def _fused(self, asked: dict[str, Any], size: int, filtered: bool) -> Rows:
+        limit = asked["limit"]
+        if size <= ranking.EXACT_ROWS:
+            rows = self._ask("search_exact", asked)
+            # Many rows of one text may fill the lists; then all rows are ranked.
+            return (
+                rows
+                if len(rows) >= limit or size <= asked["depth"]
+                else self._ask("search_exact", {**asked, "depth": size})
+            )
+        self._count_words(asked)
+        if filtered and not self._broad(_conditions(asked)):
+            rows = self._ask("search_among", asked)
+            if not rows or (rows[0][29] or 0) <= ranking.EXACT_ROWS:
+                return self._whole(asked, rows)
+            self._remember_broad(_conditions(asked))
+        return self._whole(asked, self._ask("search_index", asked))
+
+    def _whole(self, asked: dict[str, Any], rows: Rows) -> Rows:
+        """The rows, or those of a look at everything where they are too few."""
+        if len(rows) >= asked["limit"]:
+            return rows
+        return self._ask("search_among", {**asked, "most": MOST, "depth": ranking.EXACT_ROWS})
+
+    def _count_words(self, asked: dict[str, Any]) -> None:
+        """Count the words of large scopes, where nobody has for a day."""
+        for agent, kind in self._ask("counted", asked):
+            self._ask("count_words", {**asked, "agent": agent, "kind": kind, "sample": ranking.SAMPLE})
+
+
+def _conditions(asked: dict[str, Any]) -> dict[str, Any]:
+    """What of a search decides how many rows it leaves: neither its words nor its vector."""
+    hidden = {*ranking.CONSTANTS, "text", "vector", "actors", "limit", "depth", "most"}
+    return {name: value for name, value in asked.items() if name not in hidden}

@@ -1,0 +1,454 @@
+-- What memories ask of Postgres, one verb each. A `part_…` is no statement: others name it in braces.
+--
+-- Every statement names its tenant, although row-level security does so as well. `{dims}` is the number of dimensions of a
+-- model: the HNSW index of its partition is on `embedding::halfvec(dims)`, so a statement that leaves the cast out cannot
+-- use that index, and that is how a plan is chosen here: an exact search by a b-tree of its scope, or an approximate one.
+
+-- name: part_reach
+m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = ANY(%(agents)s::text[])
+AND m.kind = ANY(%(kinds)s::text[]) AND m.valid_to IS NULL AND (m.expires_at IS NULL OR m.expires_at > now())
+
+-- name: part_filters
+AND (%(metadata)s::jsonb IS NULL OR m.metadata @> %(metadata)s::jsonb)
+AND (%(sources)s::text[] IS NULL OR m.source = ANY(%(sources)s::text[]))
+AND (%(trust)s::smallint IS NULL OR m.trust >= %(trust)s::smallint)
+AND (%(by)s::text[] IS NULL OR m.actor = ANY(%(by)s::text[]))
+AND (%(episode)s::text IS NULL OR m.episode = %(episode)s::text)
+AND (%(run)s::uuid IS NULL OR m.run_id = %(run)s::uuid)
+AND (%(since)s::timestamptz IS NULL OR m.at >= %(since)s::timestamptz)
+AND (%(until)s::timestamptz IS NULL OR m.at < %(until)s::timestamptz)
+
+-- name: part_given
+%(model)s::smallint, %(agents)s::text[], %(kinds)s::text[], %(metadata)s::jsonb, %(sources)s::text[],
+%(trust)s::smallint, %(by)s::text[], %(episode)s::text, %(run)s::uuid, %(since)s::timestamptz, %(until)s::timestamptz
+
+-- name: part_shown
+m.id, m.key, m.kind, m.agent, m.value, m.text, m.metadata, m.importance, m.source, m.trust, m.actor, m.episode, m.seq,
+m.at, m.valid_from, m.valid_to, m.expires_at, m.run_id, m.step, m.hash
+
+-- name: part_tsv
+setweight(to_tsvector('english', left(%(text)s::text, 100000)), 'A')
+|| setweight(to_tsvector('english', left(%(before)s::text, 1000)), 'B')
+|| setweight(to_tsvector('english', left(%(before_that)s::text, 1000)), 'C')
+|| setweight(to_tsvector('english', to_char(%(at)s::timestamptz AT TIME ZONE 'UTC', 'FMDay FMDD FMMonth YYYY')), 'D')
+
+-- How many rows a scope has, up to a bound (an index-only walk), and which of its people a query names.
+-- name: survey
+SELECT (SELECT count(*) FROM (SELECT FROM memory m WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text
+                                 AND m.agent = ANY(%(agents)s::text[]) AND m.kind = ANY(%(kinds)s::text[])
+                                 AND m.valid_to IS NULL LIMIT %(most)s::integer) counted),
+       ARRAY(SELECT actor FROM memory_actor WHERE tenant = %(tenant)s::text AND agent = ANY(%(agents)s::text[])
+                AND position(lower(actor) IN lower(%(query)s::text)) > 0)
+
+-- name: nearest_exact
+SELECT {part_shown}, -(m.embedding <#> %(vector)s) AS similarity
+  FROM memory m
+ WHERE {part_reach} {part_filters} AND m.embedding IS NOT NULL
+ ORDER BY m.embedding <#> %(vector)s, m.id LIMIT %(depth)s::integer
+
+-- The order of an iterative scan is only nearly right, hence the second sort; `+ 0` keeps it from being dropped.
+-- name: nearest_index
+WITH near AS MATERIALIZED (
+    SELECT {part_shown}, -(m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims})) AS similarity
+      FROM memory m
+     WHERE {part_reach} {part_filters}
+     ORDER BY m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims}) LIMIT %(depth)s::integer
+)
+SELECT * FROM near ORDER BY similarity + 0 DESC, id
+
+-- A condition that leaves few rows of a large scope: all of them are looked at, along the condition's own index, which
+-- only a function of the owner may use (`@>` might leak). With each row the number that was looked at.
+-- name: nearest_among
+SELECT {part_shown}, -a.distance AS similarity, a.looked
+  FROM memory_among({part_given}, %(vector)s, %(depth)s::integer, %(most)s::integer) a
+  JOIN memory m ON m.model = %(model)s::smallint AND m.id = a.id AND m.tenant = %(tenant)s::text
+ ORDER BY a.distance, m.id
+
+-- The newest, for a query without a word.
+-- name: newest
+SELECT {part_shown}
+  FROM memory m
+ WHERE {part_reach} {part_filters}
+ ORDER BY m.at DESC, m.seq DESC NULLS LAST, m.id LIMIT %(depth)s::integer
+
+-- The lists of a hybrid search. First the words: each lexeme of the query as a tsquery of its own.
+-- name: part_words
+words AS MATERIALIZED (
+    SELECT lexeme, ('''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''')::tsquery AS tq
+      FROM unnest(to_tsvector('english', %(text)s::text)) LIMIT 64
+)
+
+-- Of a small scope: every row that has a word is scored, so that the document frequencies are exact and cost nothing.
+-- name: part_lexical_exact
+anyof AS MATERIALIZED (
+    SELECT string_agg(tq::text, ' | ')::tsquery AS tq FROM words
+), matched AS MATERIALIZED (
+    SELECT m.id, m.tsv, length(m.tsv)::float8 AS len
+      FROM memory m, anyof WHERE {part_reach} {part_filters} AND m.tsv @@ anyof.tq
+), sizes AS MATERIALIZED (
+    SELECT count(*)::float8 AS n, greatest(avg(length(m.tsv)), 1)::float8 AS len FROM memory m WHERE {part_reach} {part_filters}
+), weighed AS MATERIALIZED (
+    SELECT w.tq, ln(1 + (s.n - d.rows + 0.5) / (d.rows + 0.5)) AS idf
+      FROM words w, sizes s, LATERAL (SELECT count(*)::float8 AS rows FROM matched WHERE tsv @@ w.tq) d
+     WHERE d.rows > 0
+), lexical AS MATERIALIZED (
+    SELECT m.id, sum(w.idf * r.rank * 2 / (r.rank + 1 - %(b)s::float8 + %(b)s::float8 * m.len / s.len)) AS score
+      FROM matched m CROSS JOIN sizes s CROSS JOIN weighed w
+     CROSS JOIN LATERAL (SELECT ts_rank(%(weights)s::float4[], m.tsv, w.tq)::float8 AS rank) r
+     GROUP BY m.id ORDER BY score DESC, m.id LIMIT %(depth)s::integer
+)
+
+-- Of a large one: frequencies come from a sample that is a day old at most, the rarest words choose the candidates,
+-- and all words score them. A word that the sample did not meet counts as the rarest.
+-- name: part_lexical_large
+sizes AS MATERIALIZED (
+    SELECT greatest(sum(rows), 1)::float8 AS n, greatest(sum(rows * length) / greatest(sum(rows), 1), 1)::float8 AS len
+      FROM memory_size
+     WHERE model = %(model)s::smallint AND tenant = %(tenant)s::text AND agent = ANY(%(agents)s::text[])
+       AND kind = ANY(%(kinds)s::text[])
+), counted AS MATERIALIZED (
+    SELECT w.tq, w.lexeme, least(greatest(coalesce(d.rows, 1), 1), s.n) AS rows, s.n
+      FROM words w CROSS JOIN sizes s
+      LEFT JOIN LATERAL (SELECT sum(m.rows) AS rows FROM memory_word m
+                          WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text
+                            AND m.agent = ANY(%(agents)s::text[]) AND m.kind = ANY(%(kinds)s::text[])
+                            AND m.word = w.lexeme) d ON true
+), rare AS MATERIALIZED (
+    SELECT string_agg(tq::text, ' | ')::tsquery AS tq
+      FROM (SELECT tq, sum(rows) OVER along AS total, row_number() OVER along AS place
+              FROM counted WINDOW along AS (ORDER BY rows, lexeme)) each_word
+     WHERE place = 1 OR total <= %(budget)s::integer
+), lexical AS MATERIALIZED (
+    SELECT f.id, f.score
+      FROM (SELECT array_agg(tq::text) AS words, array_agg(ln(1 + (n - rows + 0.5) / (rows + 0.5))) AS idf FROM counted) c
+     CROSS JOIN sizes s CROSS JOIN rare
+     CROSS JOIN LATERAL memory_lexical({part_given}, rare.tq, c.words, c.idf, s.len, %(weights)s::float4[],
+                                       %(b)s::float8, %(depth)s::integer, %(budget)s::integer) f
+     WHERE rare.tq IS NOT NULL
+)
+
+-- name: part_dense_exact
+dense AS MATERIALIZED (
+    SELECT m.id, 0::bigint AS looked FROM memory m
+     WHERE {part_reach} {part_filters} AND m.embedding IS NOT NULL
+     ORDER BY m.embedding <#> %(vector)s LIMIT %(depth)s::integer
+)
+
+-- name: part_dense_index
+dense AS MATERIALIZED (
+    SELECT m.id, 0::bigint AS looked FROM memory m
+     WHERE {part_reach} {part_filters}
+     ORDER BY m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims}) LIMIT %(depth)s::integer
+)
+
+-- name: part_dense_among
+dense AS MATERIALIZED (
+    SELECT id, looked FROM memory_among({part_given}, %(vector)s, %(depth)s::integer, %(most)s::integer)
+)
+
+-- The two lists become one: rows whose actor the query names are lifted, ranks are summed as reciprocals (RRF), and what is
+-- recent, important and trusted is worth a few ranks. Of rows with the same text the best one stays.
+-- name: part_fused
+candidates AS (
+    SELECT m.id, m.hash,
+           coalesce(l.score / nullif(max(l.score) OVER (), 0), 0)
+               + %(bonus_text)s::float8 * coalesce(m.actor = ANY(%(actors)s::text[]), false)::int AS lexical,
+           coalesce(-(m.embedding <#> %(vector)s), -1)
+               + %(bonus_dense)s::float8 * coalesce(m.actor = ANY(%(actors)s::text[]), false)::int AS dense,
+           %(recency)s::float8 * exp(-ln(2) * greatest(extract(epoch FROM now() - m.at), 0)::float8
+               / %(half_life)s::float8) AS recency,
+           %(importance)s::float8 * (m.importance - 0.5) AS importance,
+           %(trusted)s::float8 * m.trust / 3 AS trust
+      FROM (SELECT id FROM lexical UNION SELECT id FROM dense) u
+      JOIN memory m ON m.model = %(model)s::smallint AND m.id = u.id AND m.tenant = %(tenant)s::text
+      LEFT JOIN lexical l ON l.id = u.id
+), ranked AS (
+    SELECT *, rank() OVER (ORDER BY lexical DESC) AS text_rank, rank() OVER (ORDER BY dense DESC) AS dense_rank
+      FROM candidates
+), scored AS (
+    SELECT *, 1 / (%(k)s::float8 + text_rank) AS text_part, 1 / (%(k)s::float8 + dense_rank) AS dense_part,
+           1 / (%(k)s::float8 + text_rank) + 1 / (%(k)s::float8 + dense_rank) + recency + importance + trust AS score
+      FROM ranked
+), single AS (
+    SELECT *, row_number() OVER (PARTITION BY hash ORDER BY score DESC, dense DESC, id) AS copy FROM scored
+), best AS MATERIALIZED (
+    SELECT * FROM single WHERE copy = 1 ORDER BY score DESC, dense DESC, id LIMIT %(limit)s::integer
+)
+SELECT {part_shown}, s.score, s.text_part, s.dense_part, s.recency, s.importance, s.trust, s.text_rank, s.dense_rank,
+       s.dense, (SELECT max(looked) FROM dense)
+  FROM best s
+  JOIN memory m ON m.model = %(model)s::smallint AND m.id = s.id AND m.tenant = %(tenant)s::text
+ ORDER BY s.score DESC, s.dense DESC, s.id
+
+-- name: search_exact
+WITH {part_words}, {part_lexical_exact}, {part_dense_exact}, {part_fused}
+
+-- name: search_index
+WITH {part_words}, {part_lexical_large}, {part_dense_index}, {part_fused}
+
+-- name: search_among
+WITH {part_words}, {part_lexical_large}, {part_dense_among}, {part_fused}
+
+-- Whether the words of a large scope were counted, and how long ago.
+-- name: counted
+SELECT a.agent, k.kind
+  FROM unnest(%(agents)s::text[]) AS a(agent) CROSS JOIN unnest(%(kinds)s::text[]) AS k(kind)
+ WHERE NOT EXISTS (SELECT FROM memory_size s
+                    WHERE s.model = %(model)s::smallint AND s.tenant = %(tenant)s::text AND s.agent = a.agent
+                      AND s.kind = k.kind AND s.counted_at > now() - interval '1 day')
+
+-- name: count_words
+SELECT memory_count_words(%(model)s::smallint, %(agent)s::text, %(kind)s::text, %(sample)s::integer)
+
+-- name: lock
+SELECT pg_advisory_xact_lock(%(level)s::integer, hashtext(%(what)s::text))
+
+-- What is there already, when a fact comes under a key: the key's row, its link, a row of the same text, and how many
+-- lines of the text are rows of their own.
+-- name: look
+SELECT k.id, k.model, k.same, l.id, l.same, t.id,
+       (SELECT count(DISTINCT m.hash) FROM memory m
+         WHERE m.tenant = %(tenant)s::text AND m.agent = ANY(%(agents)s::text[]) AND m.kind IN ('fact', 'episode')
+           AND m.hash = ANY(%(lines)s::bytea[]) AND m.valid_to IS NULL)
+  FROM (SELECT) nothing
+  LEFT JOIN LATERAL (
+      SELECT m.id, m.model, m.value = %(value)s::jsonb AS same FROM memory m
+       WHERE m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = 'fact' AND m.key = %(key)s::text
+         AND m.valid_to IS NULL AND (m.expires_at IS NULL OR m.expires_at > now())
+       ORDER BY (m.model = %(model)s::smallint) DESC LIMIT 1) k ON true
+  LEFT JOIN LATERAL (
+      SELECT id, value = %(value)s::jsonb AS same FROM memory_link
+       WHERE tenant = %(tenant)s::text AND agent = %(agent)s::text AND kind = 'fact' AND key = %(key)s::text
+         AND (expires_at IS NULL OR expires_at > now())) l ON true
+  LEFT JOIN LATERAL (
+      SELECT m.id FROM memory m
+       WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text
+         AND m.kind = 'fact' AND m.hash = %(hash)s::bytea AND m.key <> %(key)s::text AND m.valid_to IS NULL
+         AND (m.expires_at IS NULL OR m.expires_at > now()) LIMIT 1) t ON true
+
+-- The nearest other fact of the scope: near enough, and it says the same.
+-- name: near_exact
+SELECT m.id, m.text, -(m.embedding <#> %(vector)s) AS similarity FROM memory m
+ WHERE {part_reach} AND m.key <> %(key)s::text AND m.embedding IS NOT NULL
+ ORDER BY m.embedding <#> %(vector)s LIMIT 1
+
+-- name: near_index
+SELECT m.id, m.text, -(m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims})) AS similarity FROM memory m
+ WHERE {part_reach} AND m.key <> %(key)s::text
+ ORDER BY m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims}) LIMIT 1
+
+-- name: insert
+INSERT INTO memory (model, id, tenant, agent, kind, key, value, text, hash, embedding, tsv, metadata, importance, source,
+                    trust, actor, episode, seq, at, expires_at, run_id, step)
+VALUES (%(model)s::smallint, %(id)s::uuid, %(tenant)s::text, %(agent)s::text, %(kind)s::text, %(key)s::text,
+        %(value)s::jsonb, %(text)s::text, %(hash)s::bytea, %(vector)s, {part_tsv}, %(metadata)s::jsonb,
+        %(importance)s::real, %(source)s::text, %(trust)s::smallint, %(actor)s::text, %(episode)s::text,
+        %(seq)s::bigint, %(at)s::timestamptz, now() + %(ttl)s::float8 * interval '1 second',
+        %(run)s::uuid, %(step)s::integer)
+
+-- name: actor
+INSERT INTO memory_actor (tenant, agent, actor) VALUES (%(tenant)s::text, %(agent)s::text, %(actor)s::text)
+ON CONFLICT DO NOTHING
+
+-- The same value again: its row stays where it is, and its vector with it.
+-- name: refresh
+UPDATE memory
+   SET expires_at = now() + %(ttl)s::float8 * interval '1 second', importance = %(importance)s::real,
+       metadata = %(metadata)s::jsonb
+ WHERE id = %(id)s::uuid AND tenant = %(tenant)s::text
+   AND (%(ttl)s::float8 IS NOT NULL OR expires_at IS NOT NULL OR importance <> %(importance)s::real
+        OR metadata <> %(metadata)s::jsonb)
+
+-- name: refresh_link
+UPDATE memory_link
+   SET expires_at = now() + %(ttl)s::float8 * interval '1 second', importance = %(importance)s::real,
+       metadata = %(metadata)s::jsonb
+ WHERE id = %(id)s::uuid AND tenant = %(tenant)s::text
+
+-- A key that says what another row says: it answers `retrieve` with its own value, and is no row of the index.
+-- name: link
+INSERT INTO memory_link (tenant, agent, kind, key, id, target, value, text, hash, metadata, importance, source, trust,
+                         actor, at, expires_at, run_id, step)
+VALUES (%(tenant)s::text, %(agent)s::text, 'fact', %(key)s::text, %(id)s::uuid, %(target)s::uuid, %(value)s::jsonb,
+        %(text)s::text, %(hash)s::bytea, %(metadata)s::jsonb, %(importance)s::real, %(source)s::text,
+        %(trust)s::smallint, %(actor)s::text, %(at)s::timestamptz,
+        now() + %(ttl)s::float8 * interval '1 second', %(run)s::uuid, %(step)s::integer)
+ON CONFLICT (tenant, agent, kind, key) DO UPDATE
+   SET id = excluded.id, target = excluded.target, value = excluded.value, text = excluded.text, hash = excluded.hash,
+       metadata = excluded.metadata, importance = excluded.importance, source = excluded.source,
+       trust = excluded.trust, actor = excluded.actor, at = excluded.at, expires_at = excluded.expires_at,
+       run_id = excluded.run_id, step = excluded.step
+
+-- name: unlink
+DELETE FROM memory_link
+ WHERE tenant = %(tenant)s::text AND agent = %(agent)s::text AND kind = ANY(%(kinds)s::text[])
+   AND key = %(key)s::text
+RETURNING id
+
+-- A contradiction: the fact held until now, and is kept as what held then.
+-- name: close
+UPDATE memory SET valid_to = clock_timestamp()
+ WHERE tenant = %(tenant)s::text AND agent = %(agent)s::text AND kind = 'fact' AND key = %(key)s::text
+   AND valid_to IS NULL
+RETURNING id
+
+-- Rows that end leave their links an heir: the newest becomes a row with the old one's vector, the others follow it.
+-- name: promote
+WITH chosen AS (
+    SELECT DISTINCT ON (target) tenant, agent, kind, key, id, target
+      FROM memory_link
+     WHERE target = ANY(%(ids)s::uuid[]) AND tenant = %(tenant)s::text AND (expires_at IS NULL OR expires_at > now())
+     ORDER BY target, at DESC, id
+), heirs AS (
+    DELETE FROM memory_link l USING chosen c
+     WHERE l.tenant = c.tenant AND l.agent = c.agent AND l.kind = c.kind AND l.key = c.key
+    RETURNING l.*
+), moved AS (
+    UPDATE memory_link l SET target = c.id FROM chosen c WHERE l.target = c.target AND l.id <> c.id
+)
+INSERT INTO memory (model, id, tenant, agent, kind, key, value, text, hash, embedding, tsv, metadata, importance, source,
+                    trust, actor, at, expires_at, run_id, step)
+SELECT m.model, h.id, h.tenant, h.agent, h.kind, h.key, h.value, h.text, h.hash, m.embedding,
+       setweight(to_tsvector('english', left(h.text, 100000)), 'A')
+       || setweight(to_tsvector('english', to_char(h.at AT TIME ZONE 'UTC', 'FMDay FMDD FMMonth YYYY')), 'D'),
+       h.metadata, h.importance, h.source, h.trust, h.actor, h.at, h.expires_at, h.run_id, h.step
+  FROM heirs h JOIN memory m ON m.id = h.target AND m.tenant = %(tenant)s::text
+
+-- name: unlink_targets
+DELETE FROM memory_link WHERE target = ANY(%(ids)s::uuid[]) AND tenant = %(tenant)s::text
+
+-- name: retrieve
+SELECT found.* FROM (
+    SELECT {part_shown}, (m.model = %(model)s::smallint)::int AS mine
+      FROM memory m
+     WHERE m.tenant = %(tenant)s::text AND m.agent = ANY(%(agents)s::text[]) AND m.kind = ANY(%(kinds)s::text[])
+       AND m.key = %(key)s::text AND m.valid_to IS NULL AND (m.expires_at IS NULL OR m.expires_at > now())
+    UNION ALL
+    SELECT m.id, m.key, m.kind, m.agent, m.value, m.text, m.metadata, m.importance, m.source, m.trust, m.actor,
+           NULL, NULL, m.at, m.at, NULL, m.expires_at, m.run_id, m.step, m.hash, 1
+      FROM memory_link m
+     WHERE m.tenant = %(tenant)s::text AND m.agent = ANY(%(agents)s::text[]) AND m.kind = ANY(%(kinds)s::text[])
+       AND m.key = %(key)s::text AND (m.expires_at IS NULL OR m.expires_at > now())
+) found
+ ORDER BY array_position(%(agents)s::text[], found.agent), found.mine DESC, found.kind DESC LIMIT 1
+
+-- name: history
+SELECT DISTINCT ON (m.valid_from, m.id) {part_shown}
+  FROM memory m
+ WHERE m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[])
+   AND m.key = %(key)s::text AND (m.expires_at IS NULL OR m.expires_at > now())
+ ORDER BY m.valid_from, m.id
+
+-- Rows that are to go, some at a time: by key, by conditions, or since their time is over.
+-- name: keyed
+SELECT m.id, m.agent, m.episode FROM memory m
+ WHERE m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[])
+   AND m.key = %(key)s::text
+ ORDER BY m.id LIMIT %(most)s::integer
+
+-- name: filtered
+SELECT m.id, m.agent, m.episode FROM memory m
+ WHERE m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[]) {part_filters}
+ ORDER BY m.id LIMIT %(most)s::integer
+
+-- name: expired
+SELECT m.id, m.agent, m.episode FROM memory m
+ WHERE m.tenant = %(tenant)s::text AND m.expires_at <= now()
+ ORDER BY m.expires_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED
+
+-- Those beyond a capacity: the least used, where a use counts half after a week without another one.
+-- name: surplus
+SELECT m.id, m.agent, m.episode
+  FROM memory m LEFT JOIN memory_use u ON u.id = m.id AND u.tenant = %(tenant)s::text
+ WHERE {part_reach} AND m.id <> ALL(%(spared)s::uuid[])
+ ORDER BY (1 + coalesce(u.hits, 0)) * exp(-ln(2) * greatest(extract(epoch FROM now() - coalesce(u.last_hit, m.valid_from)), 0)::float8
+          / %(half_life)s::float8), m.valid_from, m.id
+ LIMIT %(most)s::integer
+
+-- name: size
+SELECT count(*) FROM (SELECT FROM memory m WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text
+                         AND m.agent = ANY(%(agents)s::text[]) AND m.kind = ANY(%(kinds)s::text[])
+                         AND m.valid_to IS NULL LIMIT %(most)s::integer) counted
+
+-- name: unlink_filtered
+DELETE FROM memory_link l
+ USING (SELECT id AS link, tenant, agent, kind, metadata, source, trust, actor, NULL::text AS episode, run_id, at
+          FROM memory_link) m
+ WHERE l.id = m.link AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[])
+   {part_filters}
+RETURNING l.id
+
+-- name: unlink_expired
+DELETE FROM memory_link WHERE tenant = %(tenant)s::text AND expires_at <= now() RETURNING id
+
+-- The two entries behind each that goes: their context is made anew.
+-- name: followers
+SELECT DISTINCT f.id
+  FROM memory gone
+ CROSS JOIN LATERAL (
+     SELECT n.id FROM memory n
+      WHERE n.model = gone.model AND n.tenant = %(tenant)s::text AND n.agent = gone.agent AND n.episode = gone.episode
+        AND n.seq > gone.seq AND n.id <> ALL(%(ids)s::uuid[])
+      ORDER BY n.seq LIMIT 2) f
+ WHERE gone.id = ANY(%(ids)s::uuid[]) AND gone.tenant = %(tenant)s::text AND gone.episode IS NOT NULL
+
+-- name: delete
+WITH gone AS (
+    DELETE FROM memory m WHERE m.id = ANY(%(ids)s::uuid[]) AND m.tenant = %(tenant)s::text RETURNING m.id
+), unused AS (
+    DELETE FROM memory_use u USING gone WHERE u.id = gone.id
+)
+SELECT count(DISTINCT id) FROM gone
+
+-- The context of some entries from those that are left before them. Their vectors are forgotten until somebody embeds
+-- them again (`bare`): a vector may tell what it was made of.
+-- name: rebuild
+UPDATE memory m
+   SET embedding = NULL,
+       tsv = setweight(to_tsvector('english', left(m.text, 100000)), 'A')
+             || setweight(to_tsvector('english', left(coalesce(b.texts[1], ''), 1000)), 'B')
+             || setweight(to_tsvector('english', left(coalesce(b.texts[2], ''), 1000)), 'C')
+             || setweight(to_tsvector('english', to_char(m.at AT TIME ZONE 'UTC', 'FMDay FMDD FMMonth YYYY')), 'D')
+  FROM memory f
+ CROSS JOIN LATERAL (
+     SELECT array_agg(p.text ORDER BY p.seq DESC) AS texts
+       FROM (SELECT e.text, e.seq FROM memory e
+              WHERE e.model = f.model AND e.tenant = %(tenant)s::text AND e.agent = f.agent AND e.episode = f.episode
+                AND e.seq < f.seq
+              ORDER BY e.seq DESC LIMIT 2) p) b
+ WHERE f.id = ANY(%(ids)s::uuid[]) AND f.tenant = %(tenant)s::text AND m.model = f.model AND m.id = f.id
+
+-- Rows without a vector, each with the text before it.
+-- name: bare
+SELECT m.id, m.text, (SELECT e.text FROM memory e
+                       WHERE e.model = m.model AND e.tenant = m.tenant AND e.agent = m.agent AND e.episode = m.episode
+                         AND e.seq < m.seq ORDER BY e.seq DESC LIMIT 1)
+  FROM memory m
+ WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.embedding IS NULL AND m.text <> ''
+ LIMIT %(most)s::integer
+
+-- Only if nobody has changed the entry or its neighbour meanwhile.
+-- name: dress
+UPDATE memory m SET embedding = %(vector)s
+ WHERE m.model = %(model)s::smallint AND m.id = %(id)s::uuid AND m.tenant = %(tenant)s::text AND m.embedding IS NULL
+   AND m.text = %(text)s::text
+   AND coalesce((SELECT e.text FROM memory e
+                  WHERE e.model = m.model AND e.tenant = m.tenant AND e.agent = m.agent AND e.episode = m.episode
+                    AND e.seq < m.seq ORDER BY e.seq DESC LIMIT 1), '') = %(before)s::text
+
+-- The last two entries of an episode, newest first.
+-- name: last
+SELECT m.id, m.seq, m.text FROM memory m
+ WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text
+   AND m.episode = %(episode)s::text
+ ORDER BY m.seq DESC LIMIT 2
+
+-- name: use
+INSERT INTO memory_use AS u (id, tenant, hits, last_hit)
+SELECT n.id, %(tenant)s::text, n.hits, clock_timestamp()
+  FROM unnest(%(ids)s::uuid[], %(hits)s::bigint[]) AS n(id, hits)
+ WHERE EXISTS (SELECT FROM memory m WHERE m.id = n.id AND m.tenant = %(tenant)s::text)
+ON CONFLICT (id) DO UPDATE SET hits = u.hits + excluded.hits, last_hit = excluded.last_hit
+
+-- name: uses
+SELECT id, hits, last_hit FROM memory_use WHERE tenant = %(tenant)s::text AND id = ANY(%(ids)s::uuid[])

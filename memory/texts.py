@@ -1,0 +1,149 @@
+"""Values and the texts that are searched for them.
+
+The law: a value is any JSON value and is kept as it was given. Its text is the value itself where it is a text; of
+anything else it is a line for each leaf, `path: leaf`, in the order in which they stand (of `{"who": {"name": "Ann"},
+"likes": ["tea"]}` the lines `who.name: Ann` and `likes: tea`). What Postgres cannot keep, NUL and lone surrogates, is
+refused by name and never changed in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..tasks.errors import EntryError, ValueTooLarge
+
+INDEXED = 100_000  # characters of a text whose words are indexed: a tsvector takes 1 MB
+CONTEXT = 1_000  # characters of an earlier entry that count as context of the next
+QUERY = 4_000  # characters of a query
+
+_MARK = re.compile(r"^\s*(?:[-*•>]+|\d+[.)])\s+")  # what lists put before a line
+
+_NUMBER = re.compile(r"\d+")
+_DENIAL = re.compile(r"\b(?:not?|never|none|nobody|nothing|without|cannot)\b|n['\u2019]t\b")
+
+
+def name_of(field: str, name: object, most: int) -> str:
+    """A name as it is: a text that is not empty, of `most` bytes at most. Raises EntryError."""
+    if not isinstance(name, str):
+        raise EntryError(field, f"needs a text, got {type(name).__name__}")
+    if not name:
+        raise EntryError(field, "is empty")
+    size = len(storable(field, name).encode())
+    if size > most:
+        raise EntryError(field, f"is {size:,} bytes long, {most:,} are allowed")
+    return name
+
+
+def storable(field: str, text: str) -> str:
+    """The text, if Postgres can keep it. Raises EntryError for NUL and for lone surrogates, with their place."""
+    place = text.find("\0")
+    if place >= 0:
+        raise EntryError(field, f"has a NUL at position {place}, which Postgres cannot keep: remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise EntryError(
+            field,
+            f"has a lone surrogate at position {error.start}: it was decoded wrongly; decode it as UTF-8",
+        ) from None
+    return text
+
+
+def json_of(field: str, value: object, most: int) -> str:
+    """The value as JSON, checked to its leaves.
+
+    Raises EntryError, with the path of what JSON or Postgres cannot keep, and ValueTooLarge above `most` bytes.
+    """
+    try:
+        for path, leaf in _leaves(value, field):
+            _checked(path, leaf)
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        raise EntryError(field, "is nested too deeply, or contains itself") from None
+    size = len(text.encode())
+    if size > most:
+        raise ValueTooLarge(field, size, most)
+    return text
+
+
+def _checked(path: str, leaf: object) -> None:
+    if isinstance(leaf, str):
+        storable(path, leaf)
+    elif isinstance(leaf, float) and not math.isfinite(leaf):
+        raise EntryError(path, f"is {leaf}, which JSON cannot say")
+    elif not isinstance(leaf, bool | int | float | None):
+        raise EntryError(path, f"is a {type(leaf).__name__}, and JSON has none")
+
+
+def text_of(value: object) -> str:
+    """What is searched for a value, by the rule above."""
+    if isinstance(value, str):
+        return value
+    lines = []
+    for path, leaf in _leaves(value, ""):
+        if leaf is not None:
+            shown = leaf if isinstance(leaf, str) else json.dumps(leaf)
+            lines.append(f"{path}: {shown}" if path else shown)
+    return "\n".join(lines)
+
+
+def hash_of(text: str) -> bytes:
+    """What two texts have in common that differ only in letter case, spaces and forms of the same letter."""
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return hashlib.sha256(folded.encode()).digest()
+
+
+def line_hashes(text: str) -> list[bytes]:
+    """The hashes of a text's lines, without what lists put before them."""
+    lines = (_MARK.sub("", line).strip() for line in text.splitlines())
+    return list(dict.fromkeys(hash_of(line) for line in lines if line))
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two texts that mean nearly the same may count as one: they have the same numbers, and both deny or
+    neither.
+
+    To an embedding model "costs 10" and "costs 11" are as near as two spellings of one fact.
+    """
+    return _told(one) == _told(other)
+
+
+def _told(text: str) -> tuple[list[str], bool]:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return sorted(_NUMBER.findall(folded)), _DENIAL.search(folded) is not None
+
+
+def without(text: str, names: Sequence[str]) -> str:
+    """A text without these names, or as it is where nothing would be left."""
+    if not names:
+        return text
+    found = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    rest = re.sub(rf"\b(?:{found})\b(?:['\u2019]s\b)?", " ", text, flags=re.IGNORECASE)
+    rest = " ".join(rest.split())
+    return rest if re.search(r"\w", rest) else text
+
+
+def named(text: str, names: Sequence[str]) -> list[str]:
+    """Those of the names that stand in a text as whole words, in any case."""
+    return [name for name in names if re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE)]
+
+
+def _leaves(value: object, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            if not isinstance(key, str):
+                raise EntryError(path or "value", f"has the key {key!r}: keys of JSON are texts")
+            yield from _leaves(
+                below, f"{path}.{storable(path or 'value', key)}" if path else storable("value", key)
+            )
+    elif isinstance(value, list | tuple):
+        for below in value:
+            yield from _leaves(below, path)
+    else:
+        yield path, value

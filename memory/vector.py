@@ -1,0 +1,149 @@
+"""VectorMemory: facts by key, found by meaning.
+
+The law: a key has one value at a time; another value closes it and keeps it as history. A scope says a thing once:
+what comes again under another key, letter for letter or nearly so, is linked to what is there. Text that was recalled
+is not stored again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Unpack
+from uuid import UUID, uuid4
+
+from . import ranking
+from .base import Memory
+from .connections import Asker, Rows
+from .drafts import Draft, Options, draft
+from .entries import Filters, Hit, Json, Stored
+from .models import Model
+from .texts import alike, line_hashes
+
+KEY_LOCK, TEXT_LOCK = 1, 2  # always taken in this order
+LINES = 1_000  # lines of a text that are looked up
+
+
+class _Found(NamedTuple):
+    """What is there already: the key's row and link, a row with the same text, how many lines are rows."""
+
+    row: UUID | None
+    model: int | None
+    row_same: bool | None
+    link: UUID | None
+    link_same: bool | None
+    twin: UUID | None
+    lines: int
+
+
+class VectorMemory(Memory):
+    """Facts of a tenant's agent, or of all its agents, found by meaning.
+
+    embedder: whose vectors these are; rows of other models are in reach by key alone.
+    scope: whose facts; those that agents share are read as well with `include_shared`.
+    capacity: live facts of this scope at most; the least used go first. ttl: seconds for which facts live.
+    """
+
+    kinds = ("fact",)
+
+    def store(self, key: str, value: Json, **options: Unpack[Options]) -> Stored:
+        """Keep a value under a key, with what `Options` says of it.
+
+        Raises EntryError or ValueTooLarge for what cannot be kept, EmbeddingError, ModelMismatch.
+        """
+        wanted = draft(key, value, self.database.settings.value_max_bytes, self.ttl, options)
+        if wanted.source == "recalled":
+            return Stored(key, None, "recalled")
+        vector = self._vectors([wanted.text])[0] if wanted.text.strip() else None
+        model = self._needed()
+        reach = {**self._own(), "agents": [self.scope.agent], "model": model.id}
+        near = "near_exact" if self._size(reach) <= ranking.NEAR_ROWS else "near_index"
+        lines = line_hashes(wanted.text) if "\n" in wanted.text else []
+
+        def once() -> Stored:
+            with self.database.writing(self.scope.tenant) as asker:
+                given = {
+                    **reach,
+                    **wanted.arguments(),
+                    "lines": lines if len(lines) <= LINES else [],
+                    "vector": vector,
+                }
+                found, nearest = self._look(asker, given, near if vector is not None else None)
+                return self._decide(asker, wanted, given, found, nearest, model)
+
+        stored = self.database.again(once)
+        if stored.outcome in ("added", "replaced") and stored.id is not None:
+            self._evict(stored.id)
+        return stored
+
+    def search(
+        self,
+        query: str,
+        limit: int = 10,
+        filters: Filters | None = None,
+        *,
+        include_shared: bool | None = None,
+    ) -> list[Hit]:
+        """The facts nearest in meaning to a text; `limit` of them wherever the filters leave as many.
+
+        A query without a word gives the newest. Scores are cosines, -1 to 1. Raises EntryError, EmbeddingError.
+        """
+        text, reach, filtered = self._asked(query, limit, filters, include_shared)
+        if reach is None:
+            return []
+        if not text:
+            return self._newest(reach, limit)
+        hits = self._nearest(reach, self._vectors([text])[0], limit, filtered)
+        self._uses.add(hit.entry.id for hit in hits)
+        return hits
+
+    def _look(self, asker: Asker, given: dict[str, Any], near: str | None) -> tuple[_Found, Rows]:
+        """What is there, under locks of the key and of the text: who stores either meanwhile waits."""
+        with asker.connection.pipeline():
+            self._lock(asker, KEY_LOCK, self.scope.agent, given["key"])
+            self._lock(asker, TEXT_LOCK, self.scope.agent, given["hash"].hex())
+            looked = asker(self._sql["look"], given)
+            nearest = asker(self._sql[near], given) if near is not None else None
+        return _Found(*looked.fetchone()), [] if nearest is None else nearest.fetchall()  # type: ignore[misc]
+
+    def _decide(
+        self, asker: Asker, wanted: Draft, given: dict[str, Any], found: _Found, nearest: Rows, model: Model
+    ) -> Stored:
+        if found.row is not None and found.row_same and found.model == model.id:
+            asker(self._sql["refresh"], {**given, "id": found.row})
+            return Stored(wanted.key, found.row, "same")
+        if found.link is not None and found.link_same:
+            asker(self._sql["refresh_link"], {**given, "id": found.link})
+            return Stored(wanted.key, found.link, "same")
+        if len(given["lines"]) > 1 and found.lines == len(given["lines"]):
+            return Stored(wanted.key, None, "recalled")
+        twin = found.twin
+        for row, text, similarity in nearest:
+            if twin is None and similarity > ranking.SAME and alike(text, wanted.text):
+                twin = row
+        with asker.connection.pipeline():
+            given["id"] = uuid4()
+            if found.row is not None:
+                self._close(asker, given, found.row)
+            if twin is not None:
+                asker(self._sql["link"], {**given, "target": twin})
+                return Stored(wanted.key, given["id"], "linked")
+            if found.link is not None:
+                asker(self._sql["unlink"], given)
+            self._insert(asker, given)
+        changed = found.row is not None or found.link is not None
+        return Stored(wanted.key, given["id"], "replaced" if changed else "added")
+
+    def _close(self, asker: Asker, given: dict[str, Any], row: UUID) -> None:
+        asker(self._sql["close"], given)
+        asker(self._sql["promote"], {**given, "ids": [row]})
+
+    def _insert(self, asker: Asker, given: dict[str, Any]) -> None:
+        whole: dict[str, Any] = {
+            "before": "",
+            "before_that": "",
+            "episode": None,
+            "seq": None,
+            "kind": "fact",
+        }
+        asker(self._sql["insert"], {**given, **whole})
+        if given["actor"] is not None:
+            asker(self._sql["actor"], given)
