@@ -1,24 +1,67 @@
 """What the system remembers for people and agents.
 
+    from trellis.memory import Scope, VectorMemory
+    from trellis.memory.embedders.hashing import HashingEmbedder
+
+    facts = VectorMemory(HashingEmbedder(), Scope("acme", "ann"))
+    facts.store("drink", "Ann likes green tea")
+    facts.search("what does Ann drink?")
+
+Facts by key, episodes in order, the context of a task, and all of them together; in Postgres with pgvector, scoped to
+a tenant and an agent. What has vectors loads numpy, so these names are imported when they are first used.
+
 The audit log: append-only, sealed, written in the transaction of what it records.
 """
 
 if not __name__.startswith("trellis."):
     raise ImportError("import trellis.memory, not memory: the repository's root is on sys.path")
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .actions import AuditAction, Outcome
 from .audit import AuditLog, Entry, record
 from .history import AuditRow, Filter, History
 from .verifying import Verified
+
+if TYPE_CHECKING:
+    from .drafts import Options
+    from .entries import Filters, Hit, Stored
+    from .episodic import EpisodicMemory
+    from .scope import Scope
+    from .vector import VectorMemory
+
+_HOMES = {
+    "EpisodicMemory": "episodic",
+    "Filters": "entries",
+    "Hit": "entries",
+    "Options": "drafts",
+    "Scope": "scope",
+    "Stored": "entries",
+    "VectorMemory": "vector",
+}
 
 __all__ = [
     "AuditAction",
     "AuditLog",
     "AuditRow",
     "Entry",
+    "EpisodicMemory",
     "Filter",
+    "Filters",
     "History",
+    "Hit",
+    "Options",
     "Outcome",
+    "Scope",
+    "Stored",
+    "VectorMemory",
     "Verified",
     "record",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

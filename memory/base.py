@@ -14,16 +14,15 @@ from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Self
 from uuid import UUID
 
-import numpy as np
-
 from ..tasks.errors import EntryError, ModelMismatch
 from ..tasks.queries import Numbered
 from ..tasks.settings import Settings
 from . import models, ranking
 from .connections import Asker, MemoryDatabase, Rows, shared, statements
 from .embedders.protocol import Embedder
+from .embedders.vectors import unit
 from .entries import Entry, Filters, Hit, Seconds, limit_of, seconds_of
-from .halves import Half, Vectors
+from .halves import Half
 from .models import Model
 from .scope import NAME_BYTES, Scope
 from .texts import CONTEXT, QUERY, name_of, storable
@@ -310,15 +309,11 @@ class Memory:
         return -1 if model is None else model.id
 
     def _vectors(self, texts: Sequence[str]) -> list[Half]:
-        """The texts as vectors of length 1. Raises EmbeddingError or ModelMismatch."""
+        """The texts as vectors of length 1. Raises EmbeddingError."""
         found: list[Half] = []
         for start in range(0, len(texts), EMBED):
             part = texts[start : start + EMBED]
-            made: Vectors = np.asarray(self.embedder.embed(part), dtype=np.float32)
-            if made.shape != (len(part), self.embedder.dims):
-                raise ModelMismatch(
-                    self.embedder.model, self.embedder.dims, made.shape[-1] if made.ndim else 0
-                )
+            made = unit(self.embedder.embed(part), len(part), self.embedder.dims, self.embedder.model)
             found += [Half(row) for row in made]
         return found
 

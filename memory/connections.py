@@ -18,7 +18,7 @@ from psycopg.types import TypeInfo
 
 from ..tasks import schema
 from ..tasks.database import Connection, Database, connect
-from ..tasks.errors import ConfigurationError, IsolationMissing, MissingExtension
+from ..tasks.errors import CommunicationError, ConfigurationError, IsolationMissing, MissingExtension
 from ..tasks.queries import Numbered, load, numbered
 from ..tasks.settings import Settings, current
 from . import halves
@@ -68,9 +68,7 @@ class MemoryDatabase(Database):
         try:
             with connect(self.url, options=self.planner) as own:
                 _look(own)
-        except ConfigurationError:
-            raise
-        except psycopg.Error as error:
+        except (psycopg.Error, CommunicationError) as error:
             raise IsolationMissing(
                 f"no connection in the role {ROLE} ({str(error).strip()})",
                 f"as a superuser run GRANT {ROLE} TO the user of TRELLIS_DATABASE_URL, and put no pooler between "

@@ -49,6 +49,7 @@ class Draft:
     ttl: float | None
     run: str | None
     step: int | None
+    told: dict[str, Any]  # metadata and importance as far as they were given, for a value that is there already
 
     def arguments(self) -> dict[str, Any]:
         """For the statements; `id`, `kind`, `vector` and the context come besides."""
@@ -88,13 +89,14 @@ def draft(key: str, value: Json, most: int, ttl: float | None, options: Options)
         raise EntryError("step", f"is {step!r}: needs a step's number")
     text, trust, actor = options.get("text"), options.get("trust"), options.get("actor")
     json = json_of("value", value, most)
+    metadata = json_of("metadata", mapping_of("metadata", options.get("metadata") or {}), most)
     shown = text_of(value) if text is None else storable("text", text)
     return Draft(
         key=name_of("key", key, NAME_BYTES),
         json=json,
         text=shown,
         hash=hash_of(shown),
-        metadata=json_of("metadata", mapping_of("metadata", options.get("metadata") or {}), most),
+        metadata=metadata,
         importance=float(importance),
         source=source,
         trust=TRUST[source] if trust is None else trust_of("trust", trust),
@@ -103,4 +105,8 @@ def draft(key: str, value: Json, most: int, ttl: float | None, options: Options)
         ttl=seconds_of("ttl", options["ttl"]) if options.get("ttl") is not None else ttl,
         run=run_id_of("run", options.get("run")),
         step=step,
+        told={
+            "importance": None if "importance" not in options else float(importance),
+            "metadata": None if options.get("metadata") is None else metadata,
+        },
     )

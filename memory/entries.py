@@ -14,8 +14,8 @@ from typing import Any, Literal, Self
 from uuid import UUID
 
 from ..tasks.errors import EntryError
-from .scope import NAME_BYTES, Kind, Source
-from .texts import json_of, name_of
+from .scope import NAME_BYTES, TRUST, Kind, Source
+from .texts import json_of, name_of, text_of
 
 Json = Any
 Seconds = float | timedelta
@@ -67,6 +67,28 @@ class Entry:
     def of(cls, row: Sequence[Any]) -> Self:
         """From the columns that every statement shows."""
         return cls(*row[:19])
+
+    @classmethod
+    def working(cls, key: str, agent: str, value: Json) -> Self:
+        """What the working memory of a task has under a key: a value that a worker of the task put there."""
+        now = datetime.now(UTC)
+        told = (
+            value,
+            text_of(value),
+            {},
+            0.5,
+            "agent",
+            TRUST["agent"],
+            None,
+            None,
+            None,
+            now,
+            now,
+            None,
+            None,
+            None,
+        )
+        return cls(UUID(int=0), key, "working", agent, *told, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from .texts import name_of
 
-Kind = Literal["fact", "episode"]
+Kind = Literal["fact", "episode", "working"]
 Source = Literal["user", "tool", "web", "agent", "recalled"]
 
 SHARED = ""  # the agent of what all agents of a tenant share

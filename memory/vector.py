@@ -28,6 +28,7 @@ class _Found(NamedTuple):
     row: UUID | None
     model: int | None
     row_same: bool | None
+    row_alive: bool | None  # not expired
     link: UUID | None
     link_same: bool | None
     twin: UUID | None
@@ -107,11 +108,12 @@ class VectorMemory(Memory):
     def _decide(
         self, asker: Asker, wanted: Draft, given: dict[str, Any], found: _Found, nearest: Rows, model: Model
     ) -> Stored:
-        if found.row is not None and found.row_same and found.model == model.id:
-            asker(self._sql["refresh"], {**given, "id": found.row})
+        again = {**given, **wanted.told}
+        if found.row is not None and found.row_alive and found.row_same and found.model == model.id:
+            asker(self._sql["refresh"], {**again, "id": found.row})
             return Stored(wanted.key, found.row, "same")
         if found.link is not None and found.link_same:
-            asker(self._sql["refresh_link"], {**given, "id": found.link})
+            asker(self._sql["refresh_link"], {**again, "id": found.link})
             return Stored(wanted.key, found.link, "same")
         if len(given["lines"]) > 1 and found.lines == len(given["lines"]):
             return Stored(wanted.key, None, "recalled")
@@ -129,7 +131,7 @@ class VectorMemory(Memory):
             if found.link is not None:
                 asker(self._sql["unlink"], given)
             self._insert(asker, given)
-        changed = found.row is not None or found.link is not None
+        changed = found.row_alive or found.link is not None
         return Stored(wanted.key, given["id"], "replaced" if changed else "added")
 
     def _close(self, asker: Asker, given: dict[str, Any], row: UUID) -> None:

@@ -206,15 +206,17 @@ SELECT pg_advisory_xact_lock(%(level)s::integer, hashtext(%(what)s::text))
 -- What is there already, when a fact comes under a key: the key's row, its link, a row of the same text, and how many
 -- lines of the text are rows of their own.
 -- name: look
-SELECT k.id, k.model, k.same, l.id, l.same, t.id,
+SELECT k.id, k.model, k.same, k.alive, l.id, l.same, t.id,
        (SELECT count(DISTINCT m.hash) FROM memory m
          WHERE m.tenant = %(tenant)s::text AND m.agent = ANY(%(agents)s::text[]) AND m.kind IN ('fact', 'episode')
            AND m.hash = ANY(%(lines)s::bytea[]) AND m.valid_to IS NULL)
   FROM (SELECT) nothing
   LEFT JOIN LATERAL (
-      SELECT m.id, m.model, m.value = %(value)s::jsonb AS same FROM memory m
+      SELECT m.id, m.model, m.value = %(value)s::jsonb AS same,
+             m.expires_at IS NULL OR m.expires_at > now() AS alive
+        FROM memory m
        WHERE m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = 'fact' AND m.key = %(key)s::text
-         AND m.valid_to IS NULL AND (m.expires_at IS NULL OR m.expires_at > now())
+         AND m.valid_to IS NULL
        ORDER BY (m.model = %(model)s::smallint) DESC LIMIT 1) k ON true
   LEFT JOIN LATERAL (
       SELECT id, value = %(value)s::jsonb AS same FROM memory_link
@@ -226,16 +228,16 @@ SELECT k.id, k.model, k.same, l.id, l.same, t.id,
          AND m.kind = 'fact' AND m.hash = %(hash)s::bytea AND m.key <> %(key)s::text AND m.valid_to IS NULL
          AND (m.expires_at IS NULL OR m.expires_at > now()) LIMIT 1) t ON true
 
--- The nearest other fact of the scope: near enough, and it says the same.
+-- The nearest other facts of the scope: near enough, and one of them says the same.
 -- name: near_exact
 SELECT m.id, m.text, -(m.embedding <#> %(vector)s) AS similarity FROM memory m
  WHERE {part_reach} AND m.key <> %(key)s::text AND m.embedding IS NOT NULL
- ORDER BY m.embedding <#> %(vector)s LIMIT 1
+ ORDER BY m.embedding <#> %(vector)s LIMIT 5
 
 -- name: near_index
 SELECT m.id, m.text, -(m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims})) AS similarity FROM memory m
  WHERE {part_reach} AND m.key <> %(key)s::text
- ORDER BY m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims}) LIMIT 1
+ ORDER BY m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims}) LIMIT 5
 
 -- name: insert
 INSERT INTO memory (model, id, tenant, agent, kind, key, value, text, hash, embedding, tsv, metadata, importance, source,
@@ -253,16 +255,16 @@ ON CONFLICT DO NOTHING
 -- The same value again: its row stays where it is, and its vector with it.
 -- name: refresh
 UPDATE memory
-   SET expires_at = now() + %(ttl)s::float8 * interval '1 second', importance = %(importance)s::real,
-       metadata = %(metadata)s::jsonb
+   SET expires_at = now() + %(ttl)s::float8 * interval '1 second',
+       importance = coalesce(%(importance)s::real, importance), metadata = coalesce(%(metadata)s::jsonb, metadata)
  WHERE id = %(id)s::uuid AND tenant = %(tenant)s::text
    AND (%(ttl)s::float8 IS NOT NULL OR expires_at IS NOT NULL OR importance <> %(importance)s::real
         OR metadata <> %(metadata)s::jsonb)
 
 -- name: refresh_link
 UPDATE memory_link
-   SET expires_at = now() + %(ttl)s::float8 * interval '1 second', importance = %(importance)s::real,
-       metadata = %(metadata)s::jsonb
+   SET expires_at = now() + %(ttl)s::float8 * interval '1 second',
+       importance = coalesce(%(importance)s::real, importance), metadata = coalesce(%(metadata)s::jsonb, metadata)
  WHERE id = %(id)s::uuid AND tenant = %(tenant)s::text
 
 -- A key that says what another row says: it answers `retrieve` with its own value, and is no row of the index.

@@ -176,26 +176,26 @@ PARTITION = """
     CREATE FUNCTION memory_open_model(wanted text, size integer) RETURNS memory_model
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = {path}, pg_temp AS $$
     DECLARE
-        found memory_model;
+        made memory_model;
         part text;
     BEGIN
         PERFORM pg_advisory_xact_lock(hashtextextended('trellis.memory.model', 0));
-        SELECT * INTO found FROM memory_model WHERE name = wanted;
+        SELECT * INTO made FROM memory_model WHERE name = wanted;
         IF FOUND THEN
-            RETURN found;
+            RETURN made;
         END IF;
-        INSERT INTO memory_model (name, dims) VALUES (wanted, size) RETURNING * INTO found;
-        part := 'memory_' || found.id;
+        INSERT INTO memory_model (name, dims) VALUES (wanted, size) RETURNING * INTO made;
+        part := 'memory_' || made.id;
         -- Made apart and attached: searches of other models go on meanwhile.
         EXECUTE format('CREATE TABLE %I (LIKE memory INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)
                         WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02)', part);
         EXECUTE format('ALTER TABLE %I ADD CHECK (model = %s), ADD CHECK (vector_dims(embedding) = %s)',
-                       part, found.id, size);
+                       part, made.id, size);
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', part);  -- with no policy: only through the parent
         EXECUTE format('CREATE INDEX %I ON %I USING hnsw ((embedding::halfvec(%s)) halfvec_ip_ops) '
                        'WITH (m = 16, ef_construction = 64) WHERE valid_to IS NULL', part || '_hnsw', part, size);
-        EXECUTE format('ALTER TABLE memory ATTACH PARTITION %I FOR VALUES IN (%s)', part, found.id);
-        RETURN found;
+        EXECUTE format('ALTER TABLE memory ATTACH PARTITION %I FOR VALUES IN (%s)', part, made.id);
+        RETURN made;
     END $$
 """
 
@@ -305,7 +305,7 @@ def upgrade() -> None:
     own = bind.exec_driver_sql("SELECT quote_ident(current_schema())").scalar()
     path = ", ".join(dict.fromkeys((str(own), str(schema))))
     for statement in (ROLE, *TABLES, *(each.replace("{path}", path) for each in (PARTITION, *FUNCTIONS))):
-        bind.exec_driver_sql(statement)  # op.execute would take `:name` for a parameter
+        bind.exec_driver_sql(statement.replace("%", "%%"))  # op.execute would take `:name` for a parameter
     for table in ("memory", "memory_link", "memory_use", "memory_actor", "memory_size", "memory_word"):
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         op.execute(f"CREATE POLICY {table}_tenant ON {table} USING ({TENANT}) WITH CHECK ({TENANT})")

@@ -1,0 +1,1 @@
+"""The memory's statements, as named blocks (read by tasks/queries.py)."""
