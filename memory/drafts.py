@@ -49,7 +49,9 @@ class Draft:
     ttl: float | None
     run: str | None
     step: int | None
-    told: dict[str, Any]  # metadata and importance as far as they were given, for a value that is there already
+    told: dict[
+        str, Any
+    ]  # metadata and importance as far as they were given, for a value that is there already
 
     def arguments(self) -> dict[str, Any]:
         """For the statements; `id`, `kind`, `vector` and the context come besides."""

@@ -72,23 +72,11 @@ class Entry:
     def working(cls, key: str, agent: str, value: Json) -> Self:
         """What the working memory of a task has under a key: a value that a worker of the task put there."""
         now = datetime.now(UTC)
-        told = (
-            value,
-            text_of(value),
-            {},
-            0.5,
-            "agent",
-            TRUST["agent"],
-            None,
-            None,
-            None,
-            now,
-            now,
-            None,
-            None,
-            None,
-        )
-        return cls(UUID(int=0), key, "working", agent, *told, None)
+        return cls(
+            id=UUID(int=0), key=key, kind="working", agent=agent, value=value, text=text_of(value), metadata={},
+            importance=0.5, source="agent", trust=TRUST["agent"], actor=None, episode=None, seq=None, at=now,
+            valid_from=now, valid_to=None, expires_at=None, run_id=None, step=None,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Unpack
 from uuid import UUID, uuid4
 
@@ -92,9 +93,8 @@ class EpisodicMemory(Fusing):
         for attempt in range(TRIES + 1):
             last: _Last = self._last(given) if attempt < TRIES else []
             vectors = self._embedded(kept, last)
-            if self.database.again(
-                lambda v=vectors, seen=last, f=attempt == TRIES: self._write(given, kept, v, seen, f)
-            ):
+            write = partial(self._write, given, kept, vectors, last, attempt == TRIES)
+            if not kept or self.database.again(write):
                 break
         ids = {new for new, _ in kept}
         return [
