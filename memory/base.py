@@ -36,8 +36,8 @@ EPISODE_LOCK = 3
 
 
 @cache
-def sql(dims: int) -> dict[str, Numbered]:
-    """The statements for vectors of so many dimensions."""
+def sql(dims: int = 0) -> dict[str, Numbered]:
+    """The statements for vectors of so many dimensions; only those that name the HNSW index have to know."""
     return statements("memory.sql", dims=b"%d" % dims)
 
 
@@ -75,7 +75,7 @@ class Memory:
         self.capacity = capacity
         self.ttl = seconds_of("ttl", ttl)
         self.database = database or shared(settings)
-        self._sql = sql(embedder.dims)
+        self._sql = sql()
         self._uses = Uses(self.database, self.scope.tenant, self._sql["use"])
         self._model: Model | None = None
         self._sizes: dict[tuple[str, ...], tuple[int, float]] = {}
@@ -212,6 +212,9 @@ class Memory:
         model = self._found()
         if model is None:
             return text, None, False
+        if text and model.dims != self.embedder.dims:
+            raise ModelMismatch(model.name, self.embedder.dims, model.dims)
+        self._sql = sql(model.dims)
         reach = {**self._reached(include_shared), "model": model.id, **conditions}
         return text, reach, filters is not None and not filters.empty
 
@@ -289,12 +292,9 @@ class Memory:
         return {"tenant": self.scope.tenant, "agents": self.scope.reach(wanted), "kinds": list(self.kinds)}
 
     def _found(self) -> Model | None:
-        """The model, if there is a memory made by it. Raises ModelMismatch."""
+        """The model, if there is a memory made by it."""
         if self._model is None:
-            found = models.find(self.database, self.scope.tenant, self.embedder.model)
-            if found is not None and found.dims != self.embedder.dims:
-                raise ModelMismatch(found.name, self.embedder.dims, found.dims)
-            self._model = found
+            self._model = models.find(self.database, self.scope.tenant, self.embedder.model)
         return self._model
 
     def _needed(self) -> Model:
@@ -302,6 +302,7 @@ class Memory:
             self._model = models.need(
                 self.database, self.scope.tenant, self.embedder.model, self.embedder.dims
             )
+        self._sql = sql(self._model.dims)
         return self._model
 
     def _number(self) -> int:

@@ -125,7 +125,7 @@ def without(text: str, names: Sequence[str]) -> str:
         return text
     found = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     rest = re.sub(rf"\b(?:{found})\b(?:['\u2019]s\b)?", " ", text, flags=re.IGNORECASE)
-    rest = " ".join(rest.split())
+    rest = re.sub(r"\s+([?!.,;:])", r"\1", " ".join(rest.split()))
     return rest if re.search(r"\w", rest) else text
 
 

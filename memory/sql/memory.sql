@@ -166,9 +166,10 @@ candidates AS (
     SELECT *, rank() OVER (ORDER BY lexical DESC) AS text_rank, rank() OVER (ORDER BY dense DESC) AS dense_rank
       FROM candidates
 ), scored AS (
-    SELECT *, 1 / (%(k)s::float8 + text_rank) AS text_part, 1 / (%(k)s::float8 + dense_rank) AS dense_part,
-           1 / (%(k)s::float8 + text_rank) + 1 / (%(k)s::float8 + dense_rank) + recency + importance + trust AS score
-      FROM ranked
+    SELECT *, text_part + dense_part + recency + importance + trust AS score
+      FROM (SELECT *, CASE WHEN lexical > 0 THEN 1 / (%(k)s::float8 + text_rank) ELSE 0 END AS text_part,
+                   1 / (%(k)s::float8 + dense_rank) AS dense_part
+              FROM ranked) r
 ), single AS (
     SELECT *, row_number() OVER (PARTITION BY hash ORDER BY score DESC, dense DESC, id) AS copy FROM scored
 ), best AS MATERIALIZED (

