@@ -49,11 +49,25 @@ def servers() -> Iterator[tuple[embedded.Servers, Path]]:
         yield running, home
 
 
-def new_database(running: embedded.Servers, name: str) -> str:
+@contextmanager
+def postgres() -> Iterator[tuple[embedded.Postgres, Path]]:
+    """Postgres alone in a new folder, with the memory that an index of a million vectors is built in."""
+    with folder() as home:
+        server = embedded.Postgres(home / "servers", {"shared_buffers": "2GB", "max_wal_size": "8GB"})
+        with embedded.server_lock(home / "servers"):
+            server.start()
+            try:
+                yield server, home
+            finally:
+                server.stop()
+
+
+def new_database(running: embedded.Servers | embedded.Postgres, name: str) -> str:
     """A migrated database of its own; answers with its address."""
-    with psycopg.connect(running.postgres.url("postgres"), autocommit=True) as admin:
+    server = running if isinstance(running, embedded.Postgres) else running.postgres
+    with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    url = running.postgres.url(name)
+    url = server.url(name)
     schema.migrate(url)
     return url
 

@@ -1,12 +1,14 @@
 -- What memories ask of Postgres, one verb each. A `part_…` is no statement: others name it in braces.
 --
+-- `importance >= 0` is true of every row, and opens the index of the scope: who looks for a key leaves it out.
 -- Every statement names its tenant, although row-level security does so as well. `{dims}` is the number of dimensions of a
 -- model: the HNSW index of its partition is on `embedding::halfvec(dims)`, so a statement that leaves the cast out cannot
 -- use that index, and that is how a plan is chosen here: an exact search by a b-tree of its scope, or an approximate one.
 
 -- name: part_reach
 m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = ANY(%(agents)s::text[])
-AND m.kind = ANY(%(kinds)s::text[]) AND m.valid_to IS NULL AND (m.expires_at IS NULL OR m.expires_at > now())
+AND m.kind = ANY(%(kinds)s::text[]) AND m.valid_to IS NULL AND m.importance >= 0
+AND (m.expires_at IS NULL OR m.expires_at > now())
 
 -- name: part_filters
 AND (%(metadata)s::jsonb IS NULL OR m.metadata @> %(metadata)s::jsonb)
@@ -36,7 +38,7 @@ setweight(to_tsvector('english', left(%(text)s::text, 100000)), 'A')
 -- name: survey
 SELECT (SELECT count(*) FROM (SELECT FROM memory m WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text
                                  AND m.agent = ANY(%(agents)s::text[]) AND m.kind = ANY(%(kinds)s::text[])
-                                 AND m.valid_to IS NULL LIMIT %(most)s::integer) counted),
+                                 AND m.valid_to IS NULL AND m.importance >= 0 LIMIT %(most)s::integer) counted),
        ARRAY(SELECT actor FROM memory_actor WHERE tenant = %(tenant)s::text AND agent = ANY(%(agents)s::text[])
                 AND position(lower(actor) IN lower(%(query)s::text)) > 0)
 
@@ -351,8 +353,13 @@ SELECT m.id, m.agent, m.episode FROM memory m
 
 -- name: filtered
 SELECT m.id, m.agent, m.episode FROM memory m
- WHERE m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[]) {part_filters}
- ORDER BY m.id LIMIT %(most)s::integer
+ WHERE m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[])
+   AND m.valid_to IS NULL AND m.importance >= 0 {part_filters}
+UNION ALL
+SELECT m.id, m.agent, m.episode FROM memory m
+ WHERE m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[])
+   AND m.valid_to IS NOT NULL {part_filters}
+ LIMIT %(most)s::integer
 
 -- name: expired
 SELECT m.id, m.agent, m.episode FROM memory m
@@ -371,7 +378,7 @@ SELECT m.id, m.agent, m.episode
 -- name: size
 SELECT count(*) FROM (SELECT FROM memory m WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text
                          AND m.agent = ANY(%(agents)s::text[]) AND m.kind = ANY(%(kinds)s::text[])
-                         AND m.valid_to IS NULL LIMIT %(most)s::integer) counted
+                         AND m.valid_to IS NULL AND m.importance >= 0 LIMIT %(most)s::integer) counted
 
 -- name: unlink_filtered
 DELETE FROM memory_link l

@@ -92,10 +92,13 @@ TABLES = (
     "CREATE INDEX memory_bare ON memory (tenant) WHERE embedding IS NULL AND text <> ''",
     # Beside the row if there is room: an exact search reads them all, and one that lies elsewhere costs a look-up each.
     "ALTER TABLE memory ALTER COLUMN embedding SET STORAGE MAIN",
-    "CREATE UNIQUE INDEX memory_key ON memory (tenant, agent, kind, key, model) WHERE valid_to IS NULL",
+    # A fresh table has no statistics, and an index on the scope alone looks as good for one row as the one of its key: each
+    # look-up would read the whole scope. So keys and hashes come first, and the index of the scope is only for who names
+    # its second condition, which is true of every row.
+    "CREATE UNIQUE INDEX memory_key ON memory (key, tenant, agent, kind, model) WHERE valid_to IS NULL",
     "CREATE INDEX memory_past ON memory (tenant, agent, kind, key, valid_from) WHERE valid_to IS NOT NULL",
-    "CREATE INDEX memory_scope ON memory (tenant, agent, kind, at) WHERE valid_to IS NULL",
-    "CREATE INDEX memory_hash ON memory (tenant, agent, kind, hash) WHERE valid_to IS NULL",
+    "CREATE INDEX memory_scope ON memory (tenant, agent, kind, at) WHERE valid_to IS NULL AND importance >= 0",
+    "CREATE INDEX memory_hash ON memory (hash, tenant, agent, kind) WHERE valid_to IS NULL",
     "CREATE INDEX memory_episode ON memory (tenant, agent, episode, seq) WHERE episode IS NOT NULL",
     "CREATE INDEX memory_run ON memory (tenant, run_id, step) WHERE run_id IS NOT NULL",
     "CREATE INDEX memory_expiry ON memory (tenant, expires_at) WHERE expires_at IS NOT NULL",
@@ -207,7 +210,7 @@ GIVEN = """
 """
 REACHED = """
     m.model = the_model AND m.tenant = current_setting('trellis.tenant', true) AND m.agent = ANY(the_agents)
-    AND m.kind = ANY(the_kinds) AND m.valid_to IS NULL AND (m.expires_at IS NULL OR m.expires_at > now())
+    AND m.kind = ANY(the_kinds) AND m.valid_to IS NULL AND m.importance >= 0 AND (m.expires_at IS NULL OR m.expires_at > now())
     AND (the_metadata IS NULL OR m.metadata @> the_metadata)
     AND (the_sources IS NULL OR m.source = ANY(the_sources))
     AND (the_trust IS NULL OR m.trust >= the_trust)
@@ -272,7 +275,8 @@ FUNCTIONS = (
             RETURN false;  -- somebody else is at it
         END IF;
         SELECT count(*) INTO total FROM memory
-         WHERE model = the_model AND tenant = the_tenant AND agent = the_agent AND kind = the_kind AND valid_to IS NULL;
+         WHERE model = the_model AND tenant = the_tenant AND agent = the_agent AND kind = the_kind AND valid_to IS NULL
+           AND importance >= 0;
         part := format('SELECT tsv FROM memory WHERE model = %s AND tenant = %L AND agent = %L AND kind = %L
                         AND valid_to IS NULL ORDER BY hash LIMIT %s',
                        the_model, the_tenant, the_agent, the_kind, sample);
