@@ -20,6 +20,7 @@ from uuid import UUID
 
 import numpy as np
 import psycopg
+from psycopg.types.json import Jsonb
 
 from trellis.memory import Filters, Scope, VectorMemory, halves
 from trellis.memory.connections import HNSW, MemoryDatabase
@@ -153,9 +154,9 @@ def _plain(connection: psycopg.Connection[Any], rows: Rows) -> tuple[float, floa
                     SCOPE.tenant,
                     SCOPE.agent,
                     str(n),
-                    f'"{text}"',
+                    Jsonb(text),
                     text,
-                    rows.metadata(n),
+                    Jsonb(rows.metadata(n)),
                     Half(vector),
                 )
             )
@@ -214,7 +215,7 @@ def _searched(database: MemoryDatabase, rows: Rows, asked: Any, filtered: bool) 
                 "vector": Half(vector),
                 "tenant": SCOPE.tenant,
                 "agent": SCOPE.agent,
-                "metadata": rows.metadata(n),
+                "metadata": Jsonb(rows.metadata(n)),
             }
 
             def ours(n: int = n, filters: Filters | None = filters) -> list[int]:

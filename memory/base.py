@@ -33,6 +33,8 @@ EMBED = 32  # texts in one call of the embedder
 SIZES = 60.0  # seconds for which a scope's size is believed
 MOST = 2_000_000_000  # all there are
 EPISODE_LOCK = 3
+# Their plan is the same whatever is asked (planning is a third of what a search by the HNSW index takes).
+GENERIC = frozenset({"nearest_index", "retrieve", "history", "last", "use"})
 
 
 @cache
@@ -172,13 +174,16 @@ class Memory:
 
     def _near(self, reach: dict[str, Any], vector: Half, depth: int, filtered: bool) -> Rows:
         asked = {**reach, "vector": vector, "depth": depth}
-        if self._size(reach) <= ranking.EXACT_ROWS:
+        size = self._size(reach)
+        if size <= (ranking.NEAR_ROWS if filtered else ranking.EXACT_ROWS):
             return self._ask("nearest_exact", asked)
         if filtered and not self._broad(reach):
             rows = self._ask("nearest_among", {**asked, "most": ranking.EXACT_ROWS + 1})
             if not rows or rows[0][21] <= ranking.EXACT_ROWS:
                 return rows
             self._remember_broad(reach)
+        if size <= ranking.EXACT_ROWS:
+            return self._ask("nearest_exact", asked)
         rows = self._ask("nearest_index", asked)
         return rows if len(rows) >= depth else self._ask("nearest_among", {**asked, "most": MOST})
 
@@ -282,7 +287,7 @@ class Memory:
         asker(self._sql["lock"], {"level": level, "what": name})
 
     def _ask(self, name: str, arguments: Mapping[str, Any]) -> Rows:
-        return self.database.ask(self.scope.tenant, self._sql[name], arguments)
+        return self.database.ask(self.scope.tenant, self._sql[name], arguments, generic=name in GENERIC)
 
     def _own(self) -> dict[str, Any]:
         return {"tenant": self.scope.tenant, "agent": self.scope.agent, "kinds": list(self.kinds)}

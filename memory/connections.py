@@ -35,18 +35,19 @@ HNSW = {
     "hnsw.max_scan_tuples": "40000",
     "hnsw.scan_mem_multiplier": "4",
 }
-# What a search asks differs from one to the next (a tenant of ten rows or of a million): each has a plan of its own.
-# Without `enable_sort` a walk through the whole scope and a sort can look cheaper than the HNSW index.
+# What a search asks differs from one to the next (a tenant of ten rows or of a million), so most have a plan of their
+# own. Without `enable_sort` a walk through the whole scope and a sort can look cheaper than the HNSW index.
 _PLANNER = {
     "role": ROLE,
     "jit": "off",
-    "plan_cache_mode": "force_custom_plan",
-    "enable_seqscan": "off",
     "enable_sort": "off",
     "max_parallel_workers_per_gather": "0",
     "work_mem": "32MB",
 }
-_TENANT = numbered(b"SELECT set_config('trellis.tenant', %(tenant)s::text, true)")
+_TENANT = numbered(
+    b"SELECT set_config('trellis.tenant', %(tenant)s::text, true), set_config('plan_cache_mode', %(plan)s::text, true)"
+)
+_PLANS = {False: "force_custom_plan", True: "force_generic_plan"}
 
 
 class MemoryDatabase(Database):
@@ -80,11 +81,14 @@ class MemoryDatabase(Database):
         halves.register(connection, self._info)
 
     @contextmanager
-    def piped(self, tenant: str) -> Iterator[Asker]:
-        """A transaction of one round trip: what is asked in it is answered when it is over."""
+    def piped(self, tenant: str, *, generic: bool = False) -> Iterator[Asker]:
+        """A transaction of one round trip: what is asked in it is answered when it is over.
+
+        generic: whatever is asked for, the plan is the same, and is made once.
+        """
         with self.connection() as connection, connection.pipeline():
             asker = Asker(connection)
-            asker(_TENANT, {"tenant": tenant})
+            asker(_TENANT, {"tenant": tenant, "plan": _PLANS[generic]})
             yield asker
 
     @contextmanager
@@ -92,14 +96,16 @@ class MemoryDatabase(Database):
         """A transaction in which one answer decides what is asked next."""
         with self.transaction() as connection:
             asker = Asker(connection)
-            asker(_TENANT, {"tenant": tenant})
+            asker(_TENANT, {"tenant": tenant, "plan": _PLANS[False]})
             yield asker
 
-    def ask(self, tenant: str, statement: Numbered, arguments: Mapping[str, Any]) -> Rows:
-        """The rows of one statement, again if a connection was lost."""
+    def ask(
+        self, tenant: str, statement: Numbered, arguments: Mapping[str, Any], *, generic: bool = False
+    ) -> Rows:
+        """The rows of one statement, again if a connection was lost; `generic` as for `piped`."""
 
         def once() -> Rows:
-            with self.piped(tenant) as asker:
+            with self.piped(tenant, generic=generic) as asker:
                 cursor = asker(statement, arguments)
             return rows(cursor)
 
