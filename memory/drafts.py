@@ -27,8 +27,8 @@ class Options(TypedDict, total=False):
     trust: int | None  # 0 none, 1 little, 2 usual, 3 the operator's; that of the source where it is left out
     actor: str | None  # whose words these are: searches that name them find them first
     at: datetime | None  # when it happened; now where it is left out
-    run: UUID | str | None  # the run and the step that it comes from
-    step: int | None
+    run: UUID | str | None  # the run that it comes from
+    step: int | None  # its number in the run
     text: str | None  # what is searched, instead of the value's own text
 
 
@@ -48,7 +48,7 @@ class Draft:
     at: datetime
     ttl: float | None
     run: str | None
-    step: int | None
+    step: int | None  # its number in the run
     told: dict[
         str, Any
     ]  # metadata and importance as far as they were given, for a value that is there already

@@ -13,13 +13,15 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin, is_typeddict
 
 import commands
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from fences import ROOT
 from pydantic import BaseModel
 
+from trellis.memory import EpisodicMemory, Filters, Hit, Options, Scope, Stored, VectorMemory
+from trellis.memory.entries import Entry
 from trellis.tasks import errors
 from trellis.tasks.errors import TrellisError
 from trellis.tasks.settings import PREFIX, Settings
@@ -242,7 +244,8 @@ def _schema_words(field: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 def _methods(thing: type) -> tuple[str, ...]:
     """What a class and the parts that it is made of offer, in the order in which they are written."""
-    parts = [part for part in thing.__mro__ if part.__module__.startswith("trellis.workflows")]
+    floors = ("trellis.workflows", "trellis.memory")
+    parts = [part for part in thing.__mro__ if part.__module__.startswith(floors)]
     names = [
         name
         for part in parts
@@ -265,6 +268,9 @@ INTERNAL: dict[str, tuple[str, ...]] = {
     "Approval": ("from_row",),
     "Schedule": ("timetable",),
     "Schedules": ("apply",),
+    "Entry": ("of", "working"),
+    "Filters": ("arguments",),
+    "Scope": ("reach",),
 }
 
 GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
@@ -304,6 +310,16 @@ GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
         (RunState, ()),
         (StepState, ()),
     ),
+    "Remember": (
+        (Scope, ()),
+        (VectorMemory, _methods(VectorMemory)),
+        (EpisodicMemory, _methods(EpisodicMemory)),
+        (Options, ()),
+        (Filters, ()),
+        (Stored, ()),
+        (Entry, ()),
+        (Hit, ()),
+    ),
 }
 TESTING = (
     "now",
@@ -341,6 +357,8 @@ def _thing(thing: Any, methods: tuple[str, ...]) -> str:
     name = thing.__name__
     if inspect.isclass(thing) and issubclass(thing, Enum):
         return f"\n### {name}\n\n{_prose(thing.__doc__)}\n{_members(thing)}"
+    if is_typeddict(thing):
+        return f"\n### {name}\n\n{_prose(thing.__doc__)}\n{_options(thing)}"
     if dataclasses.is_dataclass(thing):
         text = f"\n### {name}\n\n{_prose(thing.__doc__)}\n{_fields(thing)}"
     elif thing is action:
@@ -351,12 +369,19 @@ def _thing(thing: Any, methods: tuple[str, ...]) -> str:
             made = "```text\nDefault(value: Json)\n```\n\n"
         elif thing not in (Action, Artifact):
             made = f"```text\n{_signature(name, _maker(thing))}\n```\n\n"
-            said = vars(thing)["__init__"].__doc__
+            said = getattr(vars(thing).get("__init__"), "__doc__", None)
         own = f"\n{_prose(said, inspect.signature(thing).parameters)}" if said else ""
         text = f"\n### {name}\n\n{made}{_prose(thing.__doc__)}{own}"
     else:
         return _function(name, thing)
     return text + "".join(_method(name, thing, method) for method in methods)
+
+
+def _options(thing: Any) -> str:
+    """What stands behind each field of a TypedDict in its source."""
+    rows = re.findall(r"^    (\w+): (.+?)  # (.+)$", inspect.getsource(thing), re.MULTILINE)
+    lines = [f"| `{name}` | `{kind.replace('|', chr(92) + '|')}` | {text} |" for name, kind, text in rows]
+    return "\n| option | type | |\n|---|---|---|\n" + "\n".join(lines) + "\n"
 
 
 def _maker(thing: Any) -> Callable[..., Any]:
