@@ -92,9 +92,9 @@ TABLES = (
     "CREATE INDEX memory_bare ON memory (tenant) WHERE embedding IS NULL AND text <> ''",
     # Beside the row if there is room: an exact search reads them all, and one that lies elsewhere costs a look-up each.
     "ALTER TABLE memory ALTER COLUMN embedding SET STORAGE MAIN",
-    # A fresh table has no statistics, and an index on the scope alone looks as good for one row as the one of its key: each
-    # look-up would read the whole scope. So keys and hashes come first, and the index of the scope is only for who names
-    # its second condition, which is true of every row.
+    # A fresh table has no statistics, and an index on the scope alone looks as good for one row as the one of its
+    # key: each look-up would read the whole scope. So keys and hashes come first, and the index of the scope is only
+    # for who names its second condition, which is true of every row.
     "CREATE UNIQUE INDEX memory_key ON memory (key, tenant, agent, kind, model) WHERE valid_to IS NULL",
     "CREATE INDEX memory_past ON memory (tenant, agent, kind, key, valid_from) WHERE valid_to IS NOT NULL",
     "CREATE INDEX memory_scope ON memory (tenant, agent, kind, at) WHERE valid_to IS NULL AND importance >= 0",
@@ -190,11 +190,12 @@ PARTITION = """
         INSERT INTO memory_model (name, dims) VALUES (wanted, size) RETURNING * INTO made;
         part := 'memory_' || made.id;
         -- Made apart and attached: searches of other models go on meanwhile.
-        EXECUTE format('CREATE TABLE %I (LIKE memory INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)
-                        WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02)', part);
+        EXECUTE format('CREATE TABLE %I (LIKE memory INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE) '
+                       'WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02)', part);
         EXECUTE format('ALTER TABLE %I ADD CHECK (model = %s), ADD CHECK (vector_dims(embedding) = %s)',
                        part, made.id, size);
-        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', part);  -- with no policy: only through the parent
+        -- With no policy: only through the parent.
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', part);
         EXECUTE format('CREATE INDEX %I ON %I USING hnsw ((embedding::halfvec(%s)) halfvec_ip_ops) '
                        'WITH (m = 16, ef_construction = 64) WHERE valid_to IS NULL', part || '_hnsw', part, size);
         EXECUTE format('ALTER TABLE memory ATTACH PARTITION %I FOR VALUES IN (%s)', part, made.id);
