@@ -211,7 +211,8 @@ GIVEN = """
 """
 REACHED = """
     m.model = the_model AND m.tenant = current_setting('trellis.tenant', true) AND m.agent = ANY(the_agents)
-    AND m.kind = ANY(the_kinds) AND m.valid_to IS NULL AND m.importance >= 0 AND (m.expires_at IS NULL OR m.expires_at > now())
+    AND m.kind = ANY(the_kinds) AND m.valid_to IS NULL AND m.importance >= 0
+    AND (m.expires_at IS NULL OR m.expires_at > now())
     AND (the_metadata IS NULL OR m.metadata @> the_metadata)
     AND (the_sources IS NULL OR m.source = ANY(the_sources))
     AND (the_trust IS NULL OR m.trust >= the_trust)
