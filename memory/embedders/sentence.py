@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...tasks.errors import (
     ConfigurationError,
     EmbedderRefused,
@@ -25,11 +27,11 @@ from ...tasks.errors import (
     MissingExtra,
 )
 from .names import DEFAULT, ORGANISATION, PACKAGES, canonical, meant
+from .passes import passes
 from .perprocess import PerProcess
 from .protocol import Vectors, checked
 from .vectors import unit
 
-BATCH = 32  # texts in one pass of the model
 # sha256 of weights whose name at the hub is known.
 WEIGHTS = {
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db": f"{ORGANISATION}/{DEFAULT}",
@@ -37,6 +39,7 @@ WEIGHTS = {
 # A tokenizer reads all of a text before it cuts; a megabyte takes it a second. So it is given no more than this many
 # characters for each token that the model reads.
 READS = 40
+LETTERS = 5  # in a token, as a rule: what is longer than that many for each token costs no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ class SentenceTransformerEmbedder:
 
 
 class _Loaded:
-    """A model in memory. One call at a time: a tokenizer that two threads use at once raises `Already borrowed`."""
+    """A model in memory. One pass at a time: a tokenizer that two threads use at once raises `Already borrowed`."""
 
     def __init__(self, network: Any, model: str) -> None:
         self.network = network
@@ -118,17 +121,20 @@ class _Loaded:
         self.dims = int(dims)
         self._turn = threading.Lock()
 
-    def encode(self, texts: list[str]) -> Any:
-        if not texts:
-            return []
-        reads = READS * int(self.network.max_seq_length or 512)
-        with self._turn:
-            try:
-                return self.network.encode(
-                    [text[:reads] for text in texts], batch_size=BATCH, show_progress_bar=False
-                )
-            except Exception as error:  # whatever torch or a tokenizer raises
-                raise EmbeddingError(self.model, f"{type(error).__name__}: {error}") from error
+    def encode(self, texts: list[str]) -> Vectors:
+        reads = int(self.network.max_seq_length or 512)
+        cut = [text[: READS * reads] for text in texts]
+        rows = np.empty((len(texts), self.dims), dtype=np.float32)
+        for places in passes([min(len(text), LETTERS * reads) for text in cut]):
+            with self._turn:
+                try:
+                    found = self.network.encode(
+                        [cut[place] for place in places], batch_size=len(places), show_progress_bar=False
+                    )
+                except Exception as error:  # whatever torch or a tokenizer raises
+                    raise EmbeddingError(self.model, f"{type(error).__name__}: {error}") from error
+            rows[places] = found
+        return rows
 
 
 def locate(name: str) -> Source:

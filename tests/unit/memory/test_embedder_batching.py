@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ import pytest
 from trellis.memory.embedders import Vectors
 from trellis.memory.embedders.batching import Batcher, BatchingEmbedder, by_length, patience, take
 from trellis.memory.embedders.hashing import HashingEmbedder
+from trellis.memory.embedders.passes import FIXED, passes
 from trellis.tasks.errors import EmbedderUnavailable, EmbeddingError
 
 
@@ -70,6 +73,36 @@ def test_parts_hold_each_place_once_and_like_with_like() -> None:
     assert [[len(texts[place]) for place in part] for part in parts] == [[9, 8, 7], [5, 3, 1], [1]]
     assert sorted(place for part in parts for place in part) == list(range(7))
     assert by_length([], 3) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_passes_hold_each_text_once_and_cost_no_more_than_any_others(seed: int) -> None:
+    """Against every way to cut the sorted texts."""
+    dice = random.Random(seed)
+    lengths = [dice.choice([3, 30, 100, 400, 900]) + dice.randrange(20) for _ in range(dice.randrange(1, 10))]
+    most = dice.randrange(1, 6)
+    found = passes(lengths, most)
+    assert sorted(place for each in found for place in each) == list(range(len(lengths)))
+    assert max(len(each) for each in found) <= most
+    ordered = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    assert [place for each in found for place in each] == ordered
+
+    def cost(cuts: Sequence[Sequence[int]]) -> int:
+        return sum(FIXED + len(each) * max(lengths[place] for place in each) for each in cuts)
+
+    every = []
+    for marks in itertools.product([False, True], repeat=len(lengths) - 1):
+        ends = [number + 1 for number, mark in enumerate(marks) if mark] + [len(lengths)]
+        cuts = [ordered[begin:end] for begin, end in itertools.pairwise([0, *ends])]
+        if max(map(len, cuts)) <= most:
+            every.append(cost(cuts))
+    assert cost(found) == min(every)
+
+
+def test_texts_of_a_length_go_together_and_a_long_one_does_not_make_short_ones_wait() -> None:
+    assert sorted(len(each) for each in passes([50] * 70)) == [6, 32, 32]
+    assert [len(each) for each in passes([40] * 15 + [1200])] == [1, 15]
+    assert passes([]) == []
 
 
 def test_calls_that_come_during_a_pass_share_the_next_one() -> None:
