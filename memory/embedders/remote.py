@@ -24,8 +24,6 @@ from .perprocess import PerProcess
 from .protocol import Vectors, checked
 from .wire import (
     ASK,
-    CALLED_MS,
-    CROWD,
     NUDGE,
     TASK,
     UNKNOWN,
@@ -172,8 +170,8 @@ class RemoteEmbedder:
 
     def _nudge(self) -> None:
         """Call a worker where none is awake: the call of before may be lost, or its worker dead."""
-        names = self._names
-        if self._redis.get().eval(NUDGE, 3, names.pending, names.awake, names.called, CROWD, CALLED_MS):
+        keys, values = self._names.call()
+        if self._redis.get().eval(NUDGE, len(keys), *keys, *values):
             self._call()
 
     def _withdraw(self, requests: list[Request]) -> None:

@@ -29,7 +29,7 @@ from . import choose
 from .link import GONE, connect
 from .perprocess import PerProcess
 from .protocol import Embedder
-from .wire import AWAKE_MS, REPLY_MS, TAKE, TASK, UNKNOWN, Names, Reply, Request, error_body
+from .wire import AWAKE_MS, NUDGE, REPLY_MS, TAKE, TASK, UNKNOWN, Names, Reply, Request, error_body
 
 MOST = 32  # texts in a pass
 WINDOW = 0.005  # seconds
@@ -62,7 +62,7 @@ class Service:
     def drain(
         self, queue: str, *, linger: float = LINGER_SECONDS, term: float = TERM_SECONDS
     ) -> tuple[Served, bool]:
-        """Answer requests until none comes for `linger` seconds, or for `term`. Whether some may be left is the second.
+        """Answer requests until none comes for `linger` seconds, or for `term`. Whether to call the next is the second.
 
         At once and for nothing where another thread of this process is at it. Raises redis.RedisError.
         """
@@ -76,7 +76,8 @@ class Service:
                 self._answer(names, requests, served)
             # In this order: who asks after the first of them calls a worker, who asked before is seen by the second.
             self._link.delete(names.awake)
-            return served, bool(self._link.llen(names.pending))
+            keys, values = names.call()
+            return served, bool(self._link.eval(NUDGE, len(keys), *keys, *values))
         finally:
             self._turn.release()
 

@@ -8,7 +8,8 @@ little-endian float32, errors by their names; nothing that travels can be made t
     {prefix}:request:ID     the texts, until the caller gives up
     {prefix}:reply:ID       a list with the answer, read by the caller alone
     {prefix}:awake          there while a worker drains the list
-    {prefix}:called         there for a moment after one was called
+    {prefix}:called         there for a moment after one was called, for the first reason
+    {prefix}:crowded        and for the second: that many wait
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from ...tasks.errors import EmbedderRefused, EmbedderUnavailable, EmbeddingError
 TASK = "trellis.embed"
 UNKNOWN = "embed queue"  # the model's name in errors, before a worker has said it
 AWAKE_MS = 2_000  # after this a silent worker counts as gone, and another one is called
-CALLED_MS = 500  # between two calls
-CROWD = 16  # waiting requests for which one more worker is called, even though one is awake
+CALLED_MS = 500  # between two calls while nobody is awake
+CROWD = 4  # waiting requests for which one more worker is called, even though one is awake
+CROWDED_MS = 5_000  # between two calls for that reason
+PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")  # kombu's lists of a queue: those of celeryconfig.py
 REPLY_MS = 60_000
 PENDING_MS = 86_400_000
 
@@ -55,6 +58,12 @@ class Names:
         """Whether one was called a moment ago."""
         return self.key("called")
 
+    def call(self) -> tuple[list[str], list[str | int]]:
+        """KEYS and ARGV of `NUDGE`, with which those of `ASK` begin."""
+        celery = [self.queue + priority for priority in PRIORITIES]
+        keys = [self.pending, self.awake, self.called, self.key("crowded"), *celery]
+        return keys, [len(celery), CALLED_MS, CROWD, CROWDED_MS]
+
     def request(self, id_: str) -> str:
         """The texts of a request."""
         return self.key("request", id_)
@@ -64,28 +73,35 @@ class Names:
         return self.key("reply", id_)
 
 
+# Whether a worker is to be called. One message is enough, so none is sent while one waits in Celery's queue.
 _CALL = """
-local length = redis.call('LLEN', KEYS[1])
-if length > 0 and (redis.call('EXISTS', KEYS[2]) == 0 or length > tonumber(ARGV[1]))
-    and redis.call('SET', KEYS[3], '1', 'NX', 'PX', ARGV[2]) then return 1 end
-return 0
+local length, waits = redis.call('LLEN', KEYS[1]), 0
+for place = 5, 4 + tonumber(ARGV[1]) do waits = waits + redis.call('LLEN', KEYS[place]) end
+if length == 0 or waits > 0 then return 0 end
+if redis.call('EXISTS', KEYS[2]) == 0 then
+    return redis.call('SET', KEYS[3], '1', 'NX', 'PX', ARGV[2]) and 1 or 0
+end
+if length <= tonumber(ARGV[3]) then return 0 end
+return redis.call('SET', KEYS[4], '1', 'NX', 'PX', ARGV[4]) and 1 or 0
 """
 
-# KEYS pending, awake, called, then the requests; ARGV crowd, called_ms, pending_ms, request_ms, then entry and body of
-# each. Answers 1 where a worker is to be called.
+# For those who have waited for a while. KEYS and ARGV: `Names.call`. Answers 1 where a worker is to be called.
+NUDGE = _CALL
+
+# For those who come. KEYS: those of `Names.call`, then the requests; ARGV: those of `Names.call`, pending_ms,
+# request_ms, then entry and body of each.
 ASK = (
     """
-for place = 4, #KEYS do
-    redis.call('SET', KEYS[place], ARGV[2 * place - 2], 'PX', ARGV[4])
-    redis.call('RPUSH', KEYS[1], ARGV[2 * place - 3])
+local first = 4 + tonumber(ARGV[1])
+for place = first + 1, #KEYS do
+    local entry = 7 + 2 * (place - first - 1)
+    redis.call('SET', KEYS[place], ARGV[entry + 1], 'PX', ARGV[6])
+    redis.call('RPUSH', KEYS[1], ARGV[entry])
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
 """
     + _CALL
 )
-
-# KEYS pending, awake, called; ARGV crowd, called_ms: for those who have waited for a while.
-NUDGE = _CALL
 
 # KEYS pending, awake; ARGV most, awake_ms, the prefix of requests, and perhaps an entry that is taken already. Answers
 # with id and body of each request taken. Requests whose callers have given up are passed over.
@@ -204,8 +220,9 @@ def ask_arguments(
     names: Names, requests: Sequence[Request], milliseconds: int
 ) -> tuple[list[str], list[str | int]]:
     """KEYS and ARGV of `ASK`."""
-    keys = [names.pending, names.awake, names.called, *(names.request(each.id) for each in requests)]
-    values: list[str | int] = [CROWD, CALLED_MS, PENDING_MS, milliseconds]
+    keys, values = names.call()
+    keys += [names.request(each.id) for each in requests]
+    values += [PENDING_MS, milliseconds]
     for each in requests:
         values += [each.entry, each.body()]
     return keys, values

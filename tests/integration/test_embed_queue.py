@@ -205,6 +205,29 @@ def test_a_lost_call_is_repeated_by_whoever_waits(
     assert len(calls) == 3
 
 
+def test_one_message_waits_for_a_worker_however_many_callers_there_are(stack: Stack, worker: Worker) -> None:
+    """Without a worker nothing piles up; a message that is in Celery's queue will be found there."""
+    worker.link.rpush("embed\x06\x163", "a message of Celery's")
+    client = worker.client(stack, timeout=0.2)
+    with pytest.raises(EmbedderUnavailable):
+        client.embed(["text"])
+    assert worker.calls == 0
+    worker.link.delete("embed\x06\x163")
+    assert len(client.embed(["text"])) == 1
+    assert worker.calls == 1
+
+
+def test_a_crowd_calls_one_more_worker_though_one_is_awake(stack: Stack, worker: Worker) -> None:
+    """So that a second process helps; once in some seconds."""
+    names = Names("embed")
+    worker.link.set(names.awake, "1")
+    said = []
+    for number in range(10):
+        asked, values = ask_arguments(names, [Request(str(number), "", ("text",))], 60_000)
+        said.append(worker.link.eval(ASK, len(asked), *asked, *values))
+    assert said == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0]
+
+
 def test_what_nobody_waits_for_any_more_is_not_computed(stack: Stack, worker: Worker) -> None:
     names = Names("embed")
     gone, waits = Request("gone", "", ("never mind",)), Request("waits", "", ("text",))
@@ -225,6 +248,7 @@ def test_one_process_drains_once_at_a_time(stack: Stack, worker: Worker) -> None
 def test_a_worker_that_makes_room_says_that_something_is_left(stack: Stack, worker: Worker) -> None:
     asked, values = ask_arguments(Names("embed"), [Request("1", "", ("text",))], 60_000)
     worker.link.eval(ASK, len(asked), *asked, *values)
+    worker.link.delete(Names("embed").called)  # as some seconds later
     served, left = worker.service.drain("embed", term=0.0)
     assert (served.requests, left) == (0, True)
     assert worker.service.drain("embed", linger=0.01)[1] is False
