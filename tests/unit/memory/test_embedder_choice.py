@@ -42,7 +42,8 @@ def test_a_choice_is_a_kind_and_a_model(text: str, choice: Choice) -> None:
         ("opanai:x", "did you mean 'openai'"),
         ("all-MiniLM-L6-v2", "did you mean 'sentence-transformers:all-MiniLM-L6-v2'"),
         ("openai", "names no model: e.g. openai:text-embedding-3-small"),
-        ("", "a KIND of sentence-transformers, openai, hashing"),
+        ("onnx:", "names no model: e.g. onnx:/models/minilm"),
+        ("", "a KIND of sentence-transformers, openai, onnx, hashing"),
         ("pickle:x", "a KIND of"),
     ],
 )
