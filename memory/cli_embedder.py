@@ -14,7 +14,8 @@ import typer
 
 from ..tasks import services
 from ..tasks.cli import become
-from ..tasks.errors import ConfigurationError
+from ..tasks.doctor import Check
+from ..tasks.errors import ConfigurationError, TrellisError
 from ..tasks.settings import Settings, load
 from .embedders import choose
 
@@ -57,6 +58,23 @@ def embedder(
     )
     # Steps of users have no business here: an embedder needs none of their modules.
     become(command, settings.model_copy(update={"imports": ()}))
+
+
+def checks(settings: Settings) -> list[Check]:
+    """For `trellis doctor`: the embedder that was chosen. Nothing where none was: not everyone uses the memory."""
+    if "embedder" not in settings.model_fields_set:
+        return []
+    where = (
+        "in each process" if settings.embedder_where == "process" else f"on the queue {settings.embed_queue}"
+    )
+    try:
+        choice = choose.parse(settings.embedder)
+        if settings.embedder_where == "process":
+            choose.check(settings)
+    except TrellisError as error:
+        found, _, todo = str(error).partition(": ")
+        return [Check("embedder", False, found, todo)]
+    return [Check("embedder", True, f"{choice}, {where}")]
 
 
 def _export(settings: Settings, folder: Path) -> None:

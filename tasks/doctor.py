@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from .processes import is_held
 from .settings import STACK_FILE, SYSTEM_QUEUE, Settings, misspelt
 from .stack import STACK_LOCK
 
+GROUP = "trellis.checks"  # what the floors above check: functions of the settings that give checks
 POSTGRES_MINIMUM = 14
 REDIS_MINIMUM = (6, 2)
 ANSWER_SECONDS = 1.5
@@ -53,6 +55,8 @@ class Check:
 def examine(settings: Settings) -> list[Check]:
     """All checks, in the order in which a person would repair."""
     checks = [*_settings(settings)]
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        checks += entry.load()(settings)
     if settings.database_url is not None:
         checks += _postgres(settings.database_url, settings)
     if settings.broker_url is not None:
@@ -245,7 +249,10 @@ def _workers(celery: Celery, settings: Settings) -> Iterator[Check]:
         known = f"actions {', '.join(actions)}" if actions else "no actions"
         hint = "" if actions else "give it modules: --import MODULE or TRELLIS_IMPORTS"
         yield Check("worker", True, f"{name}: queues {', '.join(listens)}; {known}", hint)
-    missing = [queue for queue in (settings.default_queue, SYSTEM_QUEUE) if queue not in consumed]
+    needed = [settings.default_queue, SYSTEM_QUEUE]
+    if settings.embedder_where == "queue":
+        needed.append(settings.embed_queue)
+    missing = [queue for queue in needed if queue not in consumed]
     if missing:
         yield Check(
             "queues",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from trellis.memory.cli_embedder import checks
 from trellis.memory.embedders import choose, embedder
 from trellis.memory.embedders.batching import BatchingEmbedder
 from trellis.memory.embedders.cache import CachingEmbedder
@@ -149,3 +150,14 @@ def test_making_that_fails_is_tried_again() -> None:
     with pytest.raises(ValueError, match="not yet"):
         value.get()
     assert (value.get(), value.forget(), value.peek()) == ("made", "made", None)
+
+
+def test_doctor_tells_of_the_embedder_that_was_chosen_and_of_no_other() -> None:
+    assert checks(Settings()) == []
+    (fine,) = checks(Settings(embedder="hashing:64"))
+    assert (fine.ok, fine.found) == (True, "hashing:64, in each process")
+    (wrong,) = checks(Settings(embedder="hashin:64"))
+    assert not wrong.ok
+    assert "did you mean 'hashing'" in wrong.found
+    (away,) = checks(Settings(embedder="onnx:/only/there", embedder_where="queue"))
+    assert (away.ok, away.found) == (True, "onnx:/only/there, on the queue embed")
