@@ -262,6 +262,8 @@ class Settings(BaseSettings):
     @field_validator("audit_keys", "secret_keys")
     @classmethod
     def _are_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().strip():
+            return None  # a variable that is there and empty, as Compose passes on what nobody has set
         names = [name for name, _ in _pairs(value)]
         if not all(names):
             raise ValueError("accepts NAME:SECRET,NAME:SECRET with secrets of 16 characters or more")

@@ -27,6 +27,9 @@ from .queries import as_uuid
 from .tables import RunRow
 
 EVERY = 5.0  # seconds between two looks of a process at what can be sealed
+BATCHES = (
+    20  # of a thousand rows in one look, half a second: the tick has more to do, and the next look goes on
+)
 SELDOM = 3600.0  # seconds between two looks at the calendar, and between two heads
 
 log = get_logger("trellis.audit")
@@ -52,7 +55,7 @@ class Sealing:
             self._log.ahead()
         if not self._keyed:
             return 0
-        sealed = self._log.seal()
+        sealed = self._log.seal(BATCHES)
         if seldom:
             log.info("audit.head", head=self._log.head())
         return sealed

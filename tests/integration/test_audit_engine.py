@@ -111,6 +111,25 @@ def test_who_may_not_decide_is_written_though_nothing_has_happened(stack: Stack)
     assert stack.client.approve(run, "may", by="ann")
 
 
+def test_what_people_say_about_steps_is_written_without_what_it_holds(stack: Stack) -> None:
+    """A signal, a doubt and a dead letter: by whom, how and where; no payload and no result."""
+    wf = Workflow("told", register=False)
+    wf.wait_for("hears", "go")
+    run = stack.client.start(wf).id
+    stack.client.signal(run, "go", {"password": "hunter2"}, id="k1")
+    event = "INSERT INTO event (run_id, kind, idx, attempt, detail) VALUES (%s, %s, 0, 1, %s::jsonb)"
+    stack.rows(event, run, "step.resolved", '{"done": {"password": "hunter2"}, "by": "ann"}')
+    stack.rows(event, run, "dead.discarded", '{"step": "hears"}')
+    stack.rows(event, run, "step.failed", "{}")
+    rows = stack.rows("SELECT action, actor = 'ann', target, detail - 'via' FROM audit_log WHERE run_id = %s "
+                      "AND action NOT LIKE 'run.%%' ORDER BY id", run)  # fmt: skip
+    assert rows == [
+        ("signal.sent", False, f"run:{run}", {"signal": "go", "id": "k1"}),
+        ("doubt.resolved", True, f"step:{run}/hears", {"answer": "done"}),
+        ("dead_letter.discarded", False, f"step:{run}/hears", None),
+    ]
+
+
 def test_settings_are_written_when_a_process_of_a_role_begins_with_others(stack: Stack) -> None:
     """Names and values, but of secrets only the names of keys."""
     database = stack.client.database

@@ -71,6 +71,12 @@ def test_wrong_keys_are_refused_and_not_shown(name: str, wrong: str) -> None:
     assert "0123456789abcdef" not in repr(caught.value.errors()[0]["msg"])
 
 
+@pytest.mark.parametrize("name", ["secret_keys", "audit_keys"])
+def test_an_empty_variable_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"TRELLIS_{name.upper()}", "")
+    assert getattr(Settings(), name) is None
+
+
 def test_nothing_is_loaded_before_the_first_secret() -> None:
     program = (
         "import sys, trellis.workflows, trellis.tasks.vault; sys.exit('cryptography.hazmat' in sys.modules)"
