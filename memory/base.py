@@ -34,7 +34,8 @@ SIZES = 60.0  # seconds for which a scope's size is believed
 MOST = 2_000_000_000  # all there are
 EPISODE_LOCK = 3
 # Their plan is the same whatever is asked (planning is a third of what a search by the HNSW index takes).
-GENERIC = frozenset({"nearest_index", "retrieve", "history", "last", "use"})
+GENERIC = frozenset({"retrieve", "history", "last", "use"})
+ALONE = frozenset({"nearest_index", "nearest_among"})  # they set their tenant themselves
 
 
 @cache
@@ -287,6 +288,8 @@ class Memory:
         asker(self._sql["lock"], {"level": level, "what": name})
 
     def _ask(self, name: str, arguments: Mapping[str, Any]) -> Rows:
+        if name in ALONE:
+            return self.database.ask_alone(self._sql[name], arguments)
         return self.database.ask(self.scope.tenant, self._sql[name], arguments, generic=name in GENERIC)
 
     def _own(self) -> dict[str, Any]:

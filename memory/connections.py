@@ -41,6 +41,7 @@ _PLANNER = {
     "role": ROLE,
     "jit": "off",
     "enable_sort": "off",
+    "plan_cache_mode": "force_generic_plan",
     "max_parallel_workers_per_gather": "0",
     "work_mem": "32MB",
 }
@@ -108,6 +109,15 @@ class MemoryDatabase(Database):
             with self.piped(tenant, generic=generic) as asker:
                 cursor = asker(statement, arguments)
             return rows(cursor)
+
+        return self.again(once)
+
+    def ask_alone(self, statement: Numbered, arguments: Mapping[str, Any]) -> Rows:
+        """The rows of a statement that sets its tenant itself, without a transaction around it."""
+
+        def once() -> Rows:
+            with self.connection() as connection:
+                return rows(Asker(connection)(statement, arguments))
 
         return self.again(once)
 

@@ -48,23 +48,36 @@ SELECT {part_shown}, -(m.embedding <#> %(vector)s) AS similarity
  WHERE {part_reach} {part_filters} AND m.embedding IS NOT NULL
  ORDER BY m.embedding <#> %(vector)s, m.id LIMIT %(depth)s::integer
 
+-- These two set their tenant themselves, so that a search is one statement and no transaction around it: what follows
+-- depends on the row that `set_config` gives, and so comes after it. (Were it not so, nothing would be found.)
+-- name: part_tenant
+(SELECT set_config('trellis.tenant', %(tenant)s::text, true) AS tenant OFFSET 0) t
+
 -- The order of an iterative scan is only nearly right, hence the second sort; `+ 0` keeps it from being dropped.
 -- name: nearest_index
-WITH near AS MATERIALIZED (
+SELECT near.*
+  FROM {part_tenant}
+ CROSS JOIN LATERAL (
     SELECT {part_shown}, -(m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims})) AS similarity
       FROM memory m
-     WHERE {part_reach} {part_filters}
+     WHERE m.tenant = t.tenant AND {part_reach} {part_filters}
      ORDER BY m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims}) LIMIT %(depth)s::integer
-)
-SELECT * FROM near ORDER BY similarity + 0 DESC, id
+ ) near
+ ORDER BY similarity + 0 DESC, id
 
 -- A condition that leaves few rows of a large scope: all of them are looked at, along the condition's own index, which
 -- only a function of the owner may use (`@>` might leak). With each row the number that was looked at.
 -- name: nearest_among
-SELECT {part_shown}, -a.distance AS similarity, a.looked
-  FROM memory_among({part_given}, %(vector)s, %(depth)s::integer, %(most)s::integer) a
-  JOIN memory m ON m.model = %(model)s::smallint AND m.id = a.id AND m.tenant = %(tenant)s::text
- ORDER BY a.distance, m.id
+SELECT near.*
+  FROM {part_tenant}
+ CROSS JOIN LATERAL (
+    SELECT {part_shown}, -a.distance AS similarity, a.looked
+      FROM memory_among({part_given}, %(vector)s, %(depth)s::integer,
+                        CASE WHEN t.tenant IS NOT NULL THEN %(most)s::integer END) a
+      JOIN memory m ON m.model = %(model)s::smallint AND m.id = a.id AND m.tenant = t.tenant
+    OFFSET 0
+ ) near
+ ORDER BY similarity + 0 DESC, id
 
 -- The newest, for a query without a word.
 -- name: newest

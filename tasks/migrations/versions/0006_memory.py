@@ -227,7 +227,8 @@ FUNCTIONS = (
     f"""
     CREATE FUNCTION memory_among({GIVEN}, vector halfvec, depth integer, most integer)
     RETURNS TABLE (id uuid, distance double precision, looked bigint)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = {{path}}, pg_temp AS $$
+    LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = {{path}}, pg_temp
+    SET plan_cache_mode = force_custom_plan AS $$
     #variable_conflict use_column
     BEGIN
         RETURN QUERY
@@ -245,7 +246,8 @@ FUNCTIONS = (
                                    length double precision, weights real[], b double precision, depth integer,
                                    budget integer)
     RETURNS TABLE (id uuid, score double precision)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = {{path}}, pg_temp AS $$
+    LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = {{path}}, pg_temp
+    SET plan_cache_mode = force_custom_plan AS $$
     #variable_conflict use_column
     BEGIN
         RETURN QUERY
