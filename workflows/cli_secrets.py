@@ -32,5 +32,5 @@ def rotate_keys() -> None:
     with journal(settings) as client:
         done = rotate(client.database, settings, told)
     typer.echo(
-        f"{done.runs:,} runs and {done.steps:,} steps are under key {next(iter(settings.encrypting_keys()))!r} now"
+        f"{done.runs:,} runs and {done.steps:,} steps more are under key {next(iter(settings.encrypting_keys()))!r} now"
     )

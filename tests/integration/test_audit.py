@@ -80,8 +80,9 @@ def test_the_database_refuses_every_change(
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
         stack.rows(statement)
     name = stack.rows("SELECT tableoid::regclass::text FROM audit_log")[0][0]
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
-        stack.rows(f"TRUNCATE {name}")
+    for directly in (f"TRUNCATE {name}", f"UPDATE {name} SET actor = 'nobody'", f"DELETE FROM {name}"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+            stack.rows(directly)
 
 
 def test_what_is_sealed_verifies_and_the_rest_is_counted(log: AuditLog, database: Database) -> None:

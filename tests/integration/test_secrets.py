@@ -6,10 +6,11 @@ import pytest
 import steps
 from pydantic import SecretStr
 from stack import Stack
+from typer.testing import CliRunner
 
 from trellis.tasks.app import sender
 from trellis.tasks.errors import ConfigurationError, SecretError
-from trellis.workflows import Client, Workflow, action
+from trellis.workflows import Client, Workflow, action, cli_secrets
 from trellis.workflows.engine import Engine
 from trellis.workflows.rotation import Rotated, rotate
 
@@ -83,6 +84,18 @@ def test_a_key_is_changed_under_open_runs_and_the_old_one_is_not_needed_any_more
     said = stack.rows("SELECT detail FROM audit_log WHERE action = 'secrets.rotated'")
     assert said == [({"to": "new", "runs": 3, "steps": 8},)]
     client.close()
+
+
+def test_the_command_says_what_it_did(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, engine = keyed(stack, OLD)
+    client.start(workflow(), {"token": SECRET})
+    client.close()
+    engine.database.close()
+    monkeypatch.setenv("TRELLIS_DATABASE_URL", stack.database_url)
+    monkeypatch.setenv("TRELLIS_SECRET_KEYS", f"{NEW},{OLD}")
+    for said in ("1 runs and 2 steps", "0 runs and 0 steps"):
+        done = CliRunner().invoke(cli_secrets.app, ["rotate"])
+        assert (done.exit_code, done.stdout) == (0, f"{said} more are under key 'new' now\n")
 
 
 def test_a_rotation_that_was_stopped_goes_on(stack: Stack) -> None:
