@@ -30,6 +30,7 @@ from typing import Any
 
 import stack
 
+from trellis.memory.cli_embedder import cores
 from trellis.memory.embedders.remote import RemoteEmbedder
 from trellis.memory.embedders.sentence import locate
 from trellis.tasks import services
@@ -208,7 +209,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--worker", help="the worker's TRELLIS_EMBEDDER, e.g. onnx:FOLDER; the same model by default"
     )
-    parser.add_argument("--processes", type=int, default=1, help="of the worker")
+    parser.add_argument("--processes", type=int, default=cores(), help="of the worker")
     parser.add_argument("--texts", type=int, default=2000, help="texts in a bulk call")
     parser.add_argument("--singles", type=int, default=320, help="texts that are asked for one by one")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads, on both sides")

@@ -7,6 +7,7 @@ the embedder is told before any process starts.
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,8 @@ from ..tasks.errors import ConfigurationError, TrellisError
 from ..tasks.settings import Settings, load
 from .embedders import choose
 
+MOST = 4  # models that a worker loads unasked: each takes some hundred megabytes
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
@@ -27,8 +30,13 @@ def register(app: typer.Typer) -> None:
 
 def embedder(
     concurrency: Annotated[
-        int, typer.Option(min=1, help="Processes, each with its own copy of the model on one core.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes, each with a model on a core; the number of cores by default, four at most.",
+            show_default=False,
+        ),
+    ] = None,
     to_onnx: Annotated[
         Path | None,
         typer.Option(
@@ -52,12 +60,17 @@ def embedder(
     command = services.worker_command(
         settings,
         queues=[settings.embed_queue],
-        concurrency=concurrency,
+        concurrency=concurrency or cores(),
         pool="prefork",
         name=name or "embedder",
     )
     # Steps of users have no business here: an embedder needs none of their modules.
     become(command, settings.model_copy(update={"imports": ()}))
+
+
+def cores() -> int:
+    """Processes of a worker that is not told how many."""
+    return min(os.cpu_count() or 1, MOST)
 
 
 def checks(settings: Settings) -> list[Check]:

@@ -155,7 +155,7 @@ class Settings(BaseSettings):
         description="Dimensions to ask the endpoint for, where its model can shorten its vectors.",
     )
     embedder_timeout: float = Field(
-        30.0, gt=0, description="Seconds for an answer of the endpoint, or of the embed queue."
+        30.0, gt=0, description="Seconds for an answer of the endpoint, or of a worker of the embed queue."
     )
     embedder_threads: int = Field(
         1, ge=1, le=256, description="Threads of a model in one process. More processes scale better."
@@ -164,9 +164,10 @@ class Settings(BaseSettings):
         4096, ge=0, description="Vectors that a process keeps (1.5 kB each with 384 dimensions)."
     )
     embedder_cache_seconds: float = Field(
-        86_400.0,
+        3600.0,
         ge=0,
-        description="Seconds for which Redis keeps the vectors of small calls, shared by all processes; 0: not at all.",
+        description="Seconds for which Redis keeps the vectors of small calls (1.6 kB each) for all processes; 0: not "
+        "at all.",
     )
 
     # --- sizes and limits

@@ -78,7 +78,7 @@ class CachingEmbedder:
     """An embedder that remembers."""
 
     def __init__(
-        self, inner: Embedder, *, size: int = 4096, redis_url: str | None = None, seconds: float = 86_400.0
+        self, inner: Embedder, *, size: int = 4096, redis_url: str | None = None, seconds: float = 3600.0
     ) -> None:
         """size: vectors kept in this process. redis_url: where they are shared, for so many seconds."""
         self.inner = inner

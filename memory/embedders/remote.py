@@ -1,6 +1,7 @@
 """The client's side of the embed queue: vectors from the workers that consume it.
 
-The law: a call ends within its timeout, with vectors, or with an error that says whether nobody listens or too few do.
+The law: a call for which no answer has come for its timeout ends with an error that says whether nobody listens or too
+few do.
 What is lost on the way is asked for once more. All vectors of this embedder are of one model: a worker that serves
 another one is refused, and says so.
 """
@@ -55,7 +56,7 @@ class RemoteEmbedder:
     ) -> None:
         """asks: the embedder that the workers are expected to serve (as TRELLIS_EMBEDDER says it), "" for any.
 
-        timeout: seconds for one call, both attempts together. call: how a worker is called, by Celery.
+        timeout: seconds without any answer, both attempts together. call: how a worker is called, by Celery.
         """
         self.queue = queue
         self._names = Names(queue)
@@ -117,13 +118,11 @@ class RemoteEmbedder:
     def _asked(self, groups: list[tuple[str, ...]], places: list[list[int]]) -> list[Reply]:
         """The replies to the groups, in their order. Lost ones are asked for once more."""
         replies: list[Reply | None] = [None] * len(groups)
-        deadline = time.monotonic() + self._timeout
         error: Exception | None = None
-        for attempt in range(ATTEMPTS):
+        for _ in range(ATTEMPTS):
             missing = [number for number, reply in enumerate(replies) if reply is None]
-            until = deadline - self._timeout * (ATTEMPTS - 1 - attempt) / ATTEMPTS
             try:
-                self._attempt(groups, places, replies, missing, until)
+                self._attempt(groups, places, replies, missing)
             except (*GONE, KombuError) as gone:
                 error = gone
             if all(reply is not None for reply in replies):
@@ -136,9 +135,10 @@ class RemoteEmbedder:
         places: list[list[int]],
         replies: list[Reply | None],
         missing: list[int],
-        until: float,
     ) -> None:
-        """Ask for the missing replies, a few at a time, until `until` (time.monotonic()), and put them in place."""
+        """Ask for the missing replies, a few at a time, until none comes any more, and put them in place."""
+        patience = self._timeout / ATTEMPTS
+        until = time.monotonic() + patience
         waiting: dict[str, int] = {}
         left = list(reversed(missing))
         sent: dict[str, Request] = {}
@@ -151,7 +151,7 @@ class RemoteEmbedder:
                     waiting[self._names.reply(request.id)] = left.pop()
                 if fresh:
                     sent.update(fresh)
-                    self._ask(list(fresh.values()), seconds)
+                    self._ask(list(fresh.values()), 2 * patience)  # they are withdrawn before, if we live
                 answer = self._redis.get().blpop(list(waiting), timeout=min(seconds, LOOK_SECONDS))
                 if answer is None:
                     self._nudge()
@@ -160,6 +160,7 @@ class RemoteEmbedder:
                 number = waiting.pop(key)
                 sent.pop(key)
                 replies[number] = _read(answer[1], places[number])
+                until = time.monotonic() + patience
         finally:
             self._withdraw(list(sent.values()))
 
