@@ -66,6 +66,14 @@ def test_a_bulk_call_pushes_nothing_out() -> None:
     embedder.embed([f"text {number}" for number in range(BULK)] + ["kept"])
     embedder.embed(["kept", "text 1"])
     assert [len(each) for each in inner.computed] == [1, BULK, 1]
+    assert inner.computed[2] == ["text 1"]
+
+
+def test_what_is_kept_of_a_large_answer_is_no_window_into_it() -> None:
+    """Else one row would keep all the others in memory."""
+    embedder = CachingEmbedder(Counted())
+    embedder.embed(["a", "b", "c"])
+    assert all(row.base is None for row in embedder._kept.get()._rows.values())
 
 
 def test_a_size_of_nothing_keeps_nothing() -> None:
