@@ -4,6 +4,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import structlog
@@ -64,6 +65,22 @@ def test_the_console_format_and_the_level() -> None:
     assert "quiet" not in out.getvalue()
     assert "loud" in out.getvalue()
     assert "where=here" in out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["console", "json"])
+def test_a_traceback_shows_no_secret_and_no_locals(kind: Literal["console", "json"]) -> None:
+    """Of ours and of the standard library: an address with its password is a local of whoever connects."""
+    out = io.StringIO()
+    configure(Settings(log_format=kind), stream=out)
+    url = "postgresql://u:" + "hunter2" + "@h/db"
+    for say in (get_logger("mine").exception, logging.getLogger("theirs").exception):
+        try:
+            raise ValueError(f"cannot reach {url}")
+        except ValueError:
+            say("went.wrong")
+    shown = out.getvalue()
+    assert shown.count("ValueError: cannot reach postgresql://u:***@h/db") == 2
+    assert "hunter2" not in shown
 
 
 def test_ticks_are_silent_unless_something_is_wrong() -> None:
