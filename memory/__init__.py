@@ -25,11 +25,14 @@ from .history import AuditRow, Filter, History
 from .verifying import Verified
 
 if TYPE_CHECKING:
+    from .bulk import import_jsonl, import_parquet
     from .drafts import Options
     from .entries import Filters, Hit, Stored
     from .episodic import EpisodicMemory
+    from .exporting import export
     from .scope import Scope
     from .vector import VectorMemory
+    from .working import WorkingMemory
 
 _HOMES = {
     "EpisodicMemory": "episodic",
@@ -39,6 +42,10 @@ _HOMES = {
     "Scope": "scope",
     "Stored": "entries",
     "VectorMemory": "vector",
+    "WorkingMemory": "working",
+    "export": "exporting",
+    "import_jsonl": "bulk",
+    "import_parquet": "bulk",
 }
 
 __all__ = [
@@ -57,6 +64,10 @@ __all__ = [
     "Stored",
     "VectorMemory",
     "Verified",
+    "WorkingMemory",
+    "export",
+    "import_jsonl",
+    "import_parquet",
     "record",
 ]
 

@@ -81,6 +81,7 @@ class Memory:
         self._sql = sql()
         self._uses = Uses(self.database, self.scope.tenant, self._sql["use"])
         self._model: Model | None = None
+        self._looked = 0.0  # when, by the monotonic clock: the memories of a model may move to another one
         self._sizes: dict[tuple[str, ...], tuple[int, float]] = {}
         self._stored = 0
 
@@ -301,12 +302,14 @@ class Memory:
 
     def _found(self) -> Model | None:
         """The model, if there is a memory made by it."""
-        if self._model is None:
+        if self._model is None or time.monotonic() > self._looked + SIZES:
+            self._looked = time.monotonic()
             self._model = models.find(self.database, self.scope.tenant, self.embedder.model)
         return self._model
 
     def _needed(self) -> Model:
-        if self._model is None:
+        if self._model is None or time.monotonic() > self._looked + SIZES:
+            self._looked = time.monotonic()
             self._model = models.need(
                 self.database, self.scope.tenant, self.embedder.model, self.embedder.dims
             )

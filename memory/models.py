@@ -6,15 +6,19 @@ down when it is first used, with its dimensions for ever: a vector of others is 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from ..tasks.errors import ModelMismatch
+from ..tasks.errors import ModelMismatch, ModelMoved
 from ..tasks.queries import numbered
 from .connections import MemoryDatabase
 
-_FIND = numbered(b"SELECT id, dims FROM memory_model WHERE name = %(name)s::text")
-_OPEN = numbered(b"SELECT id, dims FROM memory_open_model(%(name)s::text, %(dims)s::integer)")
-_ALL = numbered(b"SELECT id, name, dims FROM memory_model ORDER BY id")
+_FIND = numbered(
+    b"SELECT m.id, m.dims, s.name FROM memory_model m LEFT JOIN memory_model s ON s.id = m.successor "
+    b"WHERE m.name = %(name)s::text"
+)
+_OPEN = numbered(b"SELECT id, dims, NULL FROM memory_open_model(%(name)s::text, %(dims)s::integer)")
+_ALL = numbered(b"SELECT id, name, dims FROM memory_model WHERE successor IS NULL ORDER BY id")
 
 
 class Model(NamedTuple):
@@ -26,19 +30,19 @@ class Model(NamedTuple):
 
 
 def find(database: MemoryDatabase, tenant: str, name: str) -> Model | None:
-    """The model of that name; None where no memory was made by it."""
+    """The model of that name; None where no memory was made by it. Raises ModelMoved."""
     found = database.ask(tenant, _FIND, {"name": name})
-    return Model(found[0][0], name, found[0][1]) if found else None
+    return _model(name, found[0]) if found else None
 
 
 def need(database: MemoryDatabase, tenant: str, name: str, dims: int) -> Model:
     """The model of that name, with a partition made for it where it is new.
 
-    Raises ModelMismatch where the memories of that model have other dimensions.
+    Raises ModelMismatch where the memories of that model have other dimensions, ModelMoved.
     """
     arguments = {"name": name, "dims": dims}
     found = database.ask(tenant, _FIND, arguments) or database.ask(tenant, _OPEN, arguments)
-    model = Model(found[0][0], name, found[0][1])
+    model = _model(name, found[0])
     if model.dims != dims:
         raise ModelMismatch(name, dims, model.dims)
     return model
@@ -47,3 +51,10 @@ def need(database: MemoryDatabase, tenant: str, name: str, dims: int) -> Model:
 def known(database: MemoryDatabase, tenant: str) -> list[Model]:
     """All models that have made memories in this database."""
     return [Model(*row) for row in database.ask(tenant, _ALL, {})]
+
+
+def _model(name: str, row: Sequence[Any]) -> Model:
+    number, dims, successor = row
+    if successor is not None:
+        raise ModelMoved(name, successor)
+    return Model(number, name, dims)

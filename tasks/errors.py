@@ -9,11 +9,13 @@ a program never has to read a message. Whatever a user can meet derives from `Tr
     │   ├── MissingExtension        the database lacks an extension of Postgres
     │   ├── IsolationMissing        the database would not keep tenants of the memory apart
     │   ├── ModelMismatch           an embedding model has other dimensions than the memories that it made
+    │   ├── ModelMoved              the memories of an embedding model have vectors of another one now
     │   └── SchemaMismatch          the database's tables are older or newer than this code
     ├── DefinitionError             a workflow, action or expression was written wrongly
     │   ├── CycleError              steps wait for each other in a circle
     │   └── ParameterError          a run was started with wrong parameters
     ├── EntryError                  what a memory was given or asked cannot be kept or answered
+    │   └── BadRecord               a row of a file that is imported cannot be taken
     ├── CommunicationError          Postgres or the broker cannot be reached
     ├── EmbeddingError              texts could not be turned into vectors
     │   ├── TextRefused             one of the texts is none that a model can read
@@ -109,6 +111,18 @@ class ModelMismatch(ConfigurationError):
         )
 
 
+class ModelMoved(ConfigurationError):
+    """The memories of the embedding model `model` have vectors of `successor` now."""
+
+    def __init__(self, model: str, successor: str) -> None:
+        self.model = model
+        self.successor = successor
+        super().__init__(
+            f"the memories of the embedding model {model!r} have vectors of {successor!r} now: let TRELLIS_EMBEDDER "
+            "choose that one and start this process anew, or make them anew for this one (`trellis memory reindex`)"
+        )
+
+
 class SchemaMismatch(ConfigurationError):
     """The database's tables are older or newer than this code."""
 
@@ -162,6 +176,17 @@ class EntryError(TrellisError, ValueError):
         self.field = field
         self.problem = problem
         super().__init__(f"{field}: {problem}")
+
+
+class BadRecord(EntryError):
+    """Row `line` of `file` cannot be taken; `field` and `problem` say why."""
+
+    def __init__(self, file: str, line: int, error: Exception) -> None:
+        self.file = file
+        self.line = line
+        field = getattr(error, "field", None) or getattr(error, "what", "record")
+        super().__init__(str(field), str(error).removeprefix(f"{field}: "))
+        self.args = (f"{file}, line {line:,}: {error}; mend it, or put such rows aside with --skip-bad",)
 
 
 class CommunicationError(TrellisError):
