@@ -19,6 +19,7 @@ result_backend = _settings.result_backend_url  # None: the journal holds the res
 imports = (
     "trellis.workflows.worker",
     "trellis.memory.embedders.service",
+    "trellis.workflows.reembedding",
     "trellis.workflows.boot",
     *_settings.imports,
 )
