@@ -21,7 +21,7 @@ from rich.text import Text
 
 from . import doctor as doctor_
 from . import schema, services, stack
-from .errors import ConfigurationError, DefinitionError, NotFound, TrellisError
+from .errors import ConfigurationError, DefinitionError, EntryError, NotFound, TrellisError
 from .imports import check_imports
 from .places import HOST
 from .settings import PREFIX, Settings, load
@@ -234,7 +234,7 @@ def main() -> Any:
     _join_others()
     try:
         return app()
-    except (ConfigurationError, DefinitionError, NotFound) as error:
+    except (ConfigurationError, DefinitionError, EntryError, NotFound) as error:
         _complain(str(error))
         return 2
     except TrellisError as error:

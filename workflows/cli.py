@@ -23,6 +23,7 @@ from . import (
     cli_answers,
     cli_bulk,
     cli_control,
+    cli_reindex,
     files,
     registry,
     render,
@@ -92,6 +93,7 @@ def register(app: typer.Typer) -> None:
     register_doubts(app)
     app.add_typer(schedules_app, name="schedules")
     app.add_typer(secrets_app, name="secrets")
+    cli_reindex.register()
 
 
 def run(

@@ -27,6 +27,7 @@ import rule_engine  # noqa: F401
 from celery.__main__ import main as celery_main
 from celery.fixups.django import fixup as django_fixup
 
+import trellis.memory.console
 import trellis.tasks.doctor
 import trellis.tasks.transport
 import trellis.workflows.cli
