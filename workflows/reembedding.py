@@ -20,11 +20,13 @@ from .records import Json, Run
 NAME = "trellis-reembedding"
 TURNS = 100_000
 
-# Postgres or an endpoint may be away for a while; a model that is wrong does not get right, and the person is there.
+# Postgres or an endpoint may be away for a while. Before anything is done, the person is there: a model that is wrong
+# does not get right by waiting.
 _PATIENT = Retry(attempts=8, base=1.0, max_delay=60.0)
+_BRIEF = Retry(attempts=3, base=0.5)
 
 
-@action(name="trellis.reembedding.begin", retries=_PATIENT)
+@action(name="trellis.reembedding.begin", retries=_BRIEF)
 def begin(model: str) -> dict[str, Any]:
     """Open the new generation; what there is to do."""
     work = _work(current(), model)

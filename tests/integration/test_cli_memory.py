@@ -11,7 +11,7 @@ import pytest
 from forks import ran
 from stack import Stack
 
-import trellis.workflows.reembedding  # noqa: F401 - its steps run in this process
+from trellis.workflows import reembedding
 
 
 class Shell:
@@ -139,7 +139,7 @@ def test_files_go_in_and_out(shell: Shell) -> None:
     assert shell("import", "all.parquet", "--tenant", "other").stdout == "3 rows: 3 added\n"
 
 
-def test_reindex_starts_one_durable_run(stack: Stack, shell: Shell) -> None:
+def test_reindex_starts_one_durable_run(stack: Stack, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that is none is refused before; what workers need not know is told."""
     shell("store", "k", "tea")
     wrong = shell("reindex", "--model", "hashin:32")
@@ -148,6 +148,7 @@ def test_reindex_starts_one_durable_run(stack: Stack, shell: Shell) -> None:
     assert "TRELLIS_EMBEDDER=hashing:32" in started.stderr
     run = started.stdout.strip()
     assert shell("reindex", "--model", "hashing:32").stdout.strip() == run
+    monkeypatch.setattr(reembedding, "current", lambda: stack.settings)
     stack.drain(run)
     assert stack.client.get(run).state == "succeeded"
     assert shell.json("stats")["rows"][0]["model"] == "hashing-32"
