@@ -20,7 +20,7 @@ from ..tasks.errors import ConfigurationError, TrellisError
 from ..tasks.settings import Settings, load
 from .embedders import choose
 
-MOST = 4  # models that a worker loads unasked: each takes some hundred megabytes
+MOST = 4  # models that a worker loads unasked: each takes about 450 MB, most of it torch
 
 
 def register(app: typer.Typer) -> None:
