@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Unpack
 from uuid import UUID, uuid4
 
+from psycopg.errors import UniqueViolation
+
 from . import ranking
 from .base import Memory
 from .connections import Asker, Rows
@@ -70,7 +72,10 @@ class VectorMemory(Memory):
                 found, nearest = self._look(asker, given, near if vector is not None else None)
                 return self._decide(asker, wanted, given, found, nearest, model)
 
-        stored = self.database.again(once)
+        try:
+            stored = self.database.again(once)
+        except UniqueViolation:  # an import, which takes no lock on a key, has stored it meanwhile
+            stored = self.database.again(once)
         if stored.outcome in ("added", "replaced") and stored.id is not None:
             self._evict(stored.id)
         return stored

@@ -20,8 +20,22 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from fences import ROOT
 from pydantic import BaseModel
 
-from trellis.memory import EpisodicMemory, Filters, Hit, Options, Scope, Stored, VectorMemory
+from trellis.memory import (
+    EpisodicMemory,
+    Filters,
+    Hit,
+    Options,
+    Scope,
+    Stored,
+    VectorMemory,
+    WorkingMemory,
+    export,
+    import_jsonl,
+    import_parquet,
+)
+from trellis.memory.bulk import Imported
 from trellis.memory.entries import Entry
+from trellis.memory.working import Item
 from trellis.tasks import errors
 from trellis.tasks.errors import TrellisError
 from trellis.tasks.settings import PREFIX, Settings
@@ -269,7 +283,9 @@ INTERNAL: dict[str, tuple[str, ...]] = {
     "Schedule": ("timetable",),
     "Schedules": ("apply",),
     "Entry": ("of", "working"),
-    "Filters": ("arguments",),
+    "Filters": ("arguments", "empty"),
+    # Those of its entry, for short.
+    "Hit": ("key", "kind", "value", "text", "source", "trust", "at", "metadata"),
     "Scope": ("reach",),
 }
 
@@ -314,11 +330,17 @@ GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
         (Scope, ()),
         (VectorMemory, _methods(VectorMemory)),
         (EpisodicMemory, _methods(EpisodicMemory)),
+        (WorkingMemory, _methods(WorkingMemory)),
+        (Item, ()),
         (Options, ()),
         (Filters, ()),
         (Stored, ()),
         (Entry, ()),
         (Hit, ()),
+        (import_jsonl, ()),
+        (import_parquet, ()),
+        (Imported, _methods(Imported)),
+        (export, ()),
     ),
 }
 TESTING = (

@@ -361,3 +361,21 @@ def test_an_import_sees_and_touches_nothing_of_other_tenants(
     with database.writing("acme") as asker:
         found = asker.connection.execute("SELECT DISTINCT tenant FROM memory_import").fetchall()
     assert found == [("acme",)]
+
+
+def test_what_an_import_has_stored_meanwhile_is_there_for_a_store(
+    tmp_path: Path, database: MemoryDatabase
+) -> None:
+    """An import takes no lock on keys: a store that had looked before looks again."""
+    path = write(tmp_path / "a.jsonl", {"key": "k", "value": "from the file"})
+    VectorMemory(EMBEDDER, SCOPE, database=database).store("other", "what makes the model known")
+
+    class Late(VectorMemory):
+        def _look(self, *given: Any) -> Any:
+            found = super()._look(*given)
+            import_jsonl(path, EMBEDDER, SCOPE, database=database)
+            return found
+
+    stored_meanwhile = Late(EMBEDDER, SCOPE, database=database)
+    assert stored_meanwhile.store("k", "from the store").outcome == "replaced"
+    assert [each.value for each in stored_meanwhile.history("k")] == ["from the file", "from the store"]

@@ -71,7 +71,7 @@ STATEMENTS = (
 INDEXES = (
     """
     CREATE FUNCTION memory_unindex(wanted smallint) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = {path}, pg_temp AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = {path}, pg_temp SET lock_timeout = '2s' AS $$
     DECLARE
         part text := 'memory_' || wanted;
         empty boolean;
@@ -90,6 +90,8 @@ INDEXES = (
             EXECUTE format('DROP INDEX IF EXISTS %I', part || '_hnsw');
         END IF;
         RETURN empty;
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN false;  -- it is in use: searches would wait behind us, and rows go into the index one by one
     END $$
     """,
     """
