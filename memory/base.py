@@ -270,7 +270,8 @@ class Memory:
             return
         reach = {**self._own(), "agents": [self.scope.agent], "model": self._number()}
         [[size]] = self._ask("size", {**reach, "most": MOST})
-        surplus = size - self.capacity
+        # A hundredth more than needed, so that who stores at the limit does not pay for each.
+        surplus = size - self.capacity + self.capacity // 100 if size > self.capacity else 0
         while surplus > 0:
             arguments = {**reach, "spared": [spared], "half_life": ranking.HALF_LIFE}
             count, followed = self.database.again(

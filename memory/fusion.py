@@ -8,10 +8,11 @@ than `limit` hits are given only where there are no more.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from . import ranking
-from .base import MOST, Memory
+from .base import MOST, SIZES, Memory
 from .connections import Rows
 from .entries import Entry, Filters, Hit
 from .texts import named, without
@@ -39,9 +40,7 @@ class Fusing(Memory):
             return []
         if not text:
             return self._newest(reach, limit)
-        most = ranking.EXACT_ROWS + 1
-        [[size, people]] = self._ask("survey", {**reach, "query": text, "most": most})
-        actors = named(text, people)
+        actors = named(text, [row[0] for row in self._ask("people", {**reach, "query": text})])
         bare = without(text, actors)
         asked = {
             **reach,
@@ -50,8 +49,8 @@ class Fusing(Memory):
             "vector": self._vectors([bare])[0],
             "actors": actors,
         }
-        asked |= {"limit": limit, "depth": max(ranking.DEPTH, 2 * limit), "most": most}
-        rows = self._fused(asked, size, filtered)
+        asked |= {"limit": limit, "depth": max(ranking.DEPTH, 2 * limit), "most": ranking.EXACT_ROWS + 1}
+        rows = self._fused(asked, self._size(reach), filtered)
         hits = [Hit(Entry.of(row), row[20], ranking.parts(row[21:29])) for row in rows]
         self._uses.add(hit.entry.id for hit in hits)
         return hits
@@ -60,12 +59,10 @@ class Fusing(Memory):
         limit = asked["limit"]
         if size <= ranking.EXACT_ROWS:
             rows = self._ask("search_exact", asked)
-            # Many rows of one text may fill the lists; then all rows are ranked.
-            return (
-                rows
-                if len(rows) >= limit or size <= asked["depth"]
-                else self._ask("search_exact", {**asked, "depth": size})
-            )
+            if len(rows) >= limit or size <= asked["depth"]:
+                return rows
+            # Many rows of one text may have filled the lists.
+            return self._ask("search_exact", {**asked, "depth": ranking.EXACT_ROWS})
         self._count_words(asked)
         if filtered and not self._broad(_conditions(asked)):
             rows = self._ask("search_among", asked)
@@ -81,9 +78,13 @@ class Fusing(Memory):
         return self._ask("search_among", {**asked, "most": MOST, "depth": ranking.EXACT_ROWS})
 
     def _count_words(self, asked: dict[str, Any]) -> None:
-        """Count the words of large scopes, where nobody has for a day."""
+        """Count the words of large scopes, where nobody has for a day; looked at once a minute."""
+        key = ("words", str(asked["model"]), *asked["agents"])
+        if self._sizes.get(key, (0, 0.0))[1] > time.monotonic():
+            return
         for agent, kind in self._ask("counted", asked):
             self._ask("count_words", {**asked, "agent": agent, "kind": kind, "sample": ranking.SAMPLE})
+        self._sizes[key] = (0, time.monotonic() + SIZES)
 
 
 def _conditions(asked: dict[str, Any]) -> dict[str, Any]:

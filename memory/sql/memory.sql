@@ -34,13 +34,11 @@ setweight(to_tsvector('english', left(%(text)s::text, 100000)), 'A')
 || setweight(to_tsvector('english', left(%(before_that)s::text, 1000)), 'C')
 || setweight(to_tsvector('english', to_char(%(at)s::timestamptz AT TIME ZONE 'UTC', 'FMDay FMDD FMMonth YYYY')), 'D')
 
--- How many rows a scope has, up to a bound (an index-only walk), and which of its people a query names.
--- name: survey
-SELECT (SELECT count(*) FROM (SELECT FROM memory m WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text
-                                 AND m.agent = ANY(%(agents)s::text[]) AND m.kind = ANY(%(kinds)s::text[])
-                                 AND m.valid_to IS NULL AND m.importance >= 0 LIMIT %(most)s::integer) counted),
-       ARRAY(SELECT actor FROM memory_actor WHERE tenant = %(tenant)s::text AND agent = ANY(%(agents)s::text[])
-                AND position(lower(actor) IN lower(%(query)s::text)) > 0)
+-- Which people of a scope a query names.
+-- name: people
+SELECT actor FROM memory_actor
+ WHERE tenant = %(tenant)s::text AND agent = ANY(%(agents)s::text[])
+   AND position(lower(actor) IN lower(%(query)s::text)) > 0
 
 -- name: nearest_exact
 SELECT {part_shown}, -(m.embedding <#> %(vector)s) AS similarity
@@ -388,6 +386,7 @@ SELECT m.id, m.agent, m.episode
           / %(half_life)s::float8), m.valid_from, m.id
  LIMIT %(most)s::integer
 
+-- How many rows a scope has, up to a bound: an index-only walk.
 -- name: size
 SELECT count(*) FROM (SELECT FROM memory m WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text
                          AND m.agent = ANY(%(agents)s::text[]) AND m.kind = ANY(%(kinds)s::text[])
