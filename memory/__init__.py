@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .entries import Filters, Hit, Stored
     from .episodic import EpisodicMemory
     from .exporting import export
+    from .hybrid import HybridMemory
     from .scope import Scope
     from .vector import VectorMemory
     from .working import WorkingMemory
@@ -38,6 +39,7 @@ _HOMES = {
     "EpisodicMemory": "episodic",
     "Filters": "entries",
     "Hit": "entries",
+    "HybridMemory": "hybrid",
     "Options": "drafts",
     "Scope": "scope",
     "Stored": "entries",
@@ -58,6 +60,7 @@ __all__ = [
     "Filters",
     "History",
     "Hit",
+    "HybridMemory",
     "Options",
     "Outcome",
     "Scope",

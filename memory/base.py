@@ -254,6 +254,7 @@ class Memory:
 
     def _remove(self, asker: Asker, ids: list[UUID], links: str) -> tuple[int, bool]:
         given = {"ids": ids, "tenant": self.scope.tenant}
+        asker(self._sql["hand_back"], given)
         asker(self._sql[links], given)
         followers = [row[0] for row in asker.rows(self._sql["followers"], given)]
         [[count]] = asker.rows(self._sql["delete"], given)

@@ -141,6 +141,7 @@ class VectorMemory(Memory):
 
     def _close(self, asker: Asker, given: dict[str, Any], row: UUID) -> None:
         asker(self._sql["close"], given)
+        asker(self._sql["hand_back"], {**given, "ids": [row]})
         asker(self._sql["promote"], {**given, "ids": [row]})
 
     def _insert(self, asker: Asker, given: dict[str, Any]) -> None:

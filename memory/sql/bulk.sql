@@ -40,11 +40,18 @@ SELECT g.episode, e.text, (SELECT max(m.seq) FROM memory m
 -- The key has this value: nothing to insert. What was closed is there if it was closed at the same time.
 -- name: match_keys
 UPDATE memory_staged s
-   SET outcome = CASE WHEN m.value = s.value::jsonb AND m.text = s.text AND (m.expires_at IS NULL OR m.expires_at > now())
-                      THEN 'same' WHEN s.kind = 'episode' THEN 'taken' ELSE 'replaced' END, target = m.id
-  FROM memory m
- WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text
-   AND m.kind = s.kind AND m.key = s.key AND m.valid_to IS NULL AND s.valid_to IS NULL
+   SET outcome = f.outcome, target = f.id
+  FROM (SELECT g.n, m.id,
+               CASE WHEN m.value = g.value::jsonb AND m.text = g.text AND (m.expires_at IS NULL OR m.expires_at > now())
+                    THEN 'same' WHEN g.kind = 'episode' THEN 'taken' ELSE 'replaced' END AS outcome
+          FROM memory_staged g
+         CROSS JOIN LATERAL (
+             SELECT m.id, m.value, m.text, m.expires_at FROM memory m
+              WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text
+                AND m.kind = g.kind AND m.key = g.key AND m.valid_to IS NULL
+             OFFSET 0) m  -- without it a table that nobody has analysed is read whole, and compared with each row
+         WHERE g.valid_to IS NULL) f
+ WHERE f.n = s.n
 
 -- name: match_past
 UPDATE memory_staged s SET outcome = 'same'
@@ -63,18 +70,30 @@ SELECT n FROM memory_staged
 
 -- Another key of the scope has the same text, or was named as the one that says the same.
 -- name: match_texts
-UPDATE memory_staged s SET outcome = 'linked', target = m.id
-  FROM memory m
- WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = 'fact'
-   AND m.hash = s.hash AND m.key <> s.key AND m.valid_to IS NULL AND (m.expires_at IS NULL OR m.expires_at > now())
-   AND s.kind = 'fact' AND s.valid_to IS NULL AND s.outcome IS DISTINCT FROM 'same'
+UPDATE memory_staged s SET outcome = 'linked', target = f.id
+  FROM (SELECT g.n, m.id
+          FROM memory_staged g
+         CROSS JOIN LATERAL (
+             SELECT m.id FROM memory m
+              WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text
+                AND m.kind = 'fact' AND m.hash = g.hash AND m.key <> g.key AND m.valid_to IS NULL
+                AND (m.expires_at IS NULL OR m.expires_at > now())
+             OFFSET 0) m
+         WHERE g.kind = 'fact' AND g.valid_to IS NULL AND g.outcome IS DISTINCT FROM 'same') f
+ WHERE f.n = s.n
 
 -- name: match_named
-UPDATE memory_staged s SET outcome = 'linked', target = m.id
-  FROM memory m
- WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = 'fact'
-   AND m.key = s.linked AND m.key <> s.key AND m.valid_to IS NULL AND (m.expires_at IS NULL OR m.expires_at > now())
-   AND s.linked IS NOT NULL AND s.valid_to IS NULL AND s.outcome IS DISTINCT FROM 'same'
+UPDATE memory_staged s SET outcome = 'linked', target = f.id
+  FROM (SELECT g.n, m.id
+          FROM memory_staged g
+         CROSS JOIN LATERAL (
+             SELECT m.id FROM memory m
+              WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text
+                AND m.kind = 'fact' AND m.key = g.linked AND m.key <> g.key AND m.valid_to IS NULL
+                AND (m.expires_at IS NULL OR m.expires_at > now())
+             OFFSET 0) m
+         WHERE g.linked IS NOT NULL AND g.valid_to IS NULL AND g.outcome IS DISTINCT FROM 'same') f
+ WHERE f.n = s.n
 
 -- The same within the batch: the first one is the row, or what that one became.
 -- name: match_twins

@@ -414,6 +414,12 @@ SELECT DISTINCT f.id
       ORDER BY n.seq LIMIT 2) f
  WHERE gone.id = ANY(%(ids)s::uuid[]) AND gone.tenant = %(tenant)s::text AND gone.episode IS NOT NULL
 
+-- What tasks were handed of facts that end: their working memories would go on giving it.
+-- name: hand_back
+DELETE FROM working w USING memory m
+ WHERE m.id = ANY(%(ids)s::uuid[]) AND m.tenant = %(tenant)s::text AND m.kind = 'fact'
+   AND w.tenant = %(tenant)s::text AND w.key = m.key AND w.value = m.value
+
 -- name: delete
 WITH gone AS (
     DELETE FROM memory m WHERE m.id = ANY(%(ids)s::uuid[]) AND m.tenant = %(tenant)s::text RETURNING m.id

@@ -30,6 +30,7 @@ STATEMENTS = (
     ) WITH (fillfactor = 70)
     """,
     "CREATE INDEX working_expires ON working (tenant, expires_at) WHERE expires_at IS NOT NULL",
+    "CREATE INDEX working_key ON working (tenant, key)",  # facts that end take back what tasks were handed of them
     """
     CREATE TABLE memory_import (
         tenant text NOT NULL,

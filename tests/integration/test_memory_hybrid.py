@@ -1,0 +1,92 @@
+"""All memories behind one door: keys from the nearest place, one search over facts and episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from memories import EMBEDDER, opened
+from stack import Stack
+
+from trellis.memory import Filters, HybridMemory, Scope
+from trellis.memory.connections import MemoryDatabase
+
+ANN = Scope("acme", "ann")
+
+
+@pytest.fixture
+def database(stack: Stack) -> Iterator[MemoryDatabase]:
+    with opened(stack) as found:
+        yield found
+
+
+def hybrid(database: MemoryDatabase, task: str | None = None) -> HybridMemory:
+    return HybridMemory(EMBEDDER, ANN, task=task, database=database)
+
+
+def test_a_key_is_found_where_it_is_nearest_and_put_nearer(database: MemoryDatabase) -> None:
+    """What one task stored is a fact for the next one, and from then on in its working memory."""
+    hybrid(database, "run-1").store("city", "Ann lives in Lisbon")
+    memory = hybrid(database, "run-2")
+    first, second = memory.retrieve("city"), memory.retrieve("city")
+    assert first is not None
+    assert second is not None
+    assert (first.kind, first.value) == ("fact", "Ann lives in Lisbon")
+    assert (second.kind, second.value) == ("working", "Ann lives in Lisbon")
+    assert memory.retrieve("nothing") is None
+    alone = hybrid(database).retrieve("city")
+    assert alone is not None
+    assert alone.kind == "fact"
+
+
+def test_one_search_finds_facts_and_entries(database: MemoryDatabase) -> None:
+    memory = hybrid(database)
+    memory.store("pet", "Ann has a greyhound")
+    memory.append("call", "The greyhound ran away today")
+    memory.append("call", "We found it in the park")
+    memory.store("drink", "Ann likes green tea")
+    hits = memory.search("greyhound", limit=2)
+    assert {hit.kind for hit in hits} == {"fact", "episode"}
+    assert all("greyhound" in hit.text for hit in hits)
+    assert len(memory.search("greyhound", limit=10)) == 4
+    assert {hit.kind for hit in memory.search("greyhound", filters=Filters(episode="call"))} == {"episode"}
+
+
+def test_what_is_a_fact_and_an_entry_is_given_once(database: MemoryDatabase) -> None:
+    memory = hybrid(database)
+    memory.store("pet", "Ann has a greyhound")
+    memory.append("call", "ann has a  greyhound")
+    assert len(memory.search("greyhound", limit=10)) == 1
+
+
+def test_forgetting_reaches_every_place(database: MemoryDatabase, stack: Stack) -> None:
+    """Also the working memories of other tasks, which were handed the value."""
+    memory, other = hybrid(database, "run-1"), hybrid(database, "run-2")
+    memory.store("city", "Ann lives in Lisbon", metadata={"private": True})
+    memory.store("pet", "Ann has a greyhound", metadata={"private": True})
+    assert other.retrieve("city") is not None
+    assert other.retrieve("pet") is not None
+    assert memory.forget("city") == 1
+    assert memory.retrieve("city") is None
+    assert other.retrieve("city") is None
+    assert memory.forget(filters=Filters(metadata={"private": True})) == 1
+    assert other.retrieve("pet") is None
+    assert stack.rows("SELECT count(*) FROM working") == [(0,)]
+
+
+def test_another_value_is_seen_by_every_task(database: MemoryDatabase) -> None:
+    """A fact that is replaced is no longer what other tasks have been handed."""
+    memory, other = hybrid(database, "run-1"), hybrid(database, "run-2")
+    memory.store("city", "Ann lives in Lisbon")
+    other.retrieve("city")
+    memory.store("city", "Ann lives in Porto")
+    for each in (memory, other):
+        found = each.retrieve("city")
+        assert found is not None
+        assert found.value == "Ann lives in Porto"
+
+
+def test_recalled_text_does_not_get_into_the_task(database: MemoryDatabase) -> None:
+    memory = hybrid(database, "run-1")
+    assert memory.store("memo", "whatever", source="recalled").outcome == "recalled"
+    assert memory.retrieve("memo") is None
