@@ -8,13 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,12 +21,13 @@ from ..tasks import schema
 from ..tasks.database import Database, connect
 from ..tasks.errors import ParameterError
 from ..tasks.settings import load
+from ..tasks.spans import moment
+from ..tasks.terminal import console
 from .audit import AuditLog
 from .history import Filter, History, document, write_csv, write_json_lines
 
 app = typer.Typer(help="Read, verify and export the audit log.", no_args_is_help=True)
 
-_PIPE_WIDTH = 160  # columns where there is no terminal to ask
 _SHOWN = 20  # findings
 _LONG = 40  # characters of one detail in a table: digests take 64
 
@@ -110,7 +110,7 @@ def list_rows(
         style = "" if row.outcome == "done" else "yellow"
         cells = (f"{row.at:%Y-%m-%d %H:%M:%S}", row.actor, row.action, row.target or "", row.outcome, detail)
         table.add_row(str(row.id), *(Text(cell, style) for cell in cells))
-    _console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -198,23 +198,6 @@ def rebase() -> None:
         typer.echo("new rows come after all others now" if log.rebase() else "nothing to do: they do already")
 
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-def _moment(name: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    if text[:-1].isdigit() and text[-1] in _UNITS:
-        return datetime.now(UTC) - timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ParameterError(
-            {name: f"{text!r} is neither a time as 2026-01-31T12:00 nor an age as 2d"}
-        ) from error
-    return found if found.tzinfo else found.astimezone()
-
-
 def _filter(
     action: str | None,
     actor: str | None,
@@ -225,16 +208,9 @@ def _filter(
     since: str | None,
     until: str | None,
 ) -> Filter:
-    return Filter(
-        action, actor, tenant, target, run, outcome, _moment("since", since), _moment("until", until)
-    )
+    return Filter(action, actor, tenant, target, run, outcome, moment("since", since), moment("until", until))
 
 
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
-
-
-def _console() -> Console:
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)

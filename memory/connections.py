@@ -17,7 +17,7 @@ from psycopg import RawCursor
 from psycopg.types import TypeInfo
 
 from ..tasks import schema
-from ..tasks.database import Connection, Database, connect
+from ..tasks.database import Connection, Database, connect, rows_of
 from ..tasks.errors import CommunicationError, ConfigurationError, IsolationMissing, MissingExtension
 from ..tasks.queries import Numbered, load, numbered
 from ..tasks.settings import Settings, current
@@ -108,7 +108,7 @@ class MemoryDatabase(Database):
         def once() -> Rows:
             with self.piped(tenant, generic=generic) as asker:
                 cursor = asker(statement, arguments)
-            return rows(cursor)
+            return rows_of(cursor)
 
         return self.again(once)
 
@@ -117,7 +117,7 @@ class MemoryDatabase(Database):
 
         def once() -> Rows:
             with self.connection() as connection:
-                return rows(Asker(connection)(statement, arguments))
+                return rows_of(Asker(connection)(statement, arguments))
 
         return self.again(once)
 
@@ -132,12 +132,7 @@ class Asker:
         return RawCursor(self.connection).execute(statement.text, statement.values(arguments))
 
     def rows(self, statement: Numbered, arguments: Mapping[str, Any]) -> Rows:
-        return rows(self(statement, arguments))
-
-
-def rows(cursor: RawCursor[tuple[Any, ...]]) -> Rows:
-    """What a statement gave, if it gives anything."""
-    return cursor.fetchall() if cursor.description else []
+        return rows_of(self(statement, arguments))
 
 
 def statements(file: str, **parts: bytes) -> dict[str, Numbered]:

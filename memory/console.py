@@ -9,19 +9,20 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
+from ..tasks import spans
 from ..tasks.database import connect
 from ..tasks.errors import EntryError, NotFound, ParameterError
+from ..tasks.hints import closest
 from ..tasks.logs import configure
 from ..tasks.settings import Settings, load
+from ..tasks.terminal import console, hint
 from . import exporting, given, shown
 from . import stats as figures
 from .bulk import Imported, import_jsonl, import_parquet
@@ -33,7 +34,6 @@ from .fusion import Fusing
 from .scope import SHARED, Scope
 from .vector import VectorMemory
 
-_PIPE_WIDTH = 160  # columns where there is no terminal to ask
 _KINDS = ("fact", "episode")
 
 
@@ -75,7 +75,7 @@ def store(
         **options,
         "metadata": given.pairs(metadata),
         "ttl": given.span("ttl", options["ttl"]),
-        "at": given.moment("at", options["at"]),
+        "at": spans.moment("at", options["at"]),
     }
     with opened() as (settings, database):
         kind: Any = EpisodicMemory if episode else VectorMemory
@@ -107,7 +107,7 @@ def get(tenant: str, agent: str, key: str, *, shared: bool, history: bool, as_js
         documents = [shown.entry_json(each) for each in found]
         typer.echo(shown.dumps(documents if history else documents[0]))
     else:
-        _out().print(shown.entries(found, validity=True) if history else shown.entry(found[0]))
+        console().print(shown.entries(found, validity=True) if history else shown.entry(found[0]))
 
 
 def search(
@@ -129,13 +129,13 @@ def search(
         )
         found = memory.search(query, limit, given.filters(asked))
         memory.flush()
-        hint = None if found else _nothing(database, memory.scope, memory.embedder)
+        reason = None if found else _nothing(database, memory.scope, memory.embedder)
     if as_json:
         typer.echo(shown.dumps([shown.hit_json(hit) for hit in found]))
     elif found:
-        _out().print(shown.hits(found))
+        console().print(shown.hits(found))
     else:
-        _hint(str(hint))
+        hint(str(reason))
 
 
 def recent(
@@ -154,13 +154,13 @@ def recent(
             choose.embedder(settings), Scope(tenant, agent), include_shared=shared, database=database
         )
         found = memory.recent(limit, within=given.span("within", within), filters=given.filters(asked))
-        hint = None if found else _nothing(database, memory.scope, memory.embedder)
+        reason = None if found else _nothing(database, memory.scope, memory.embedder)
     if as_json:
         typer.echo(shown.dumps([shown.entry_json(each) for each in found]))
     elif found:
-        _out().print(shown.entries(found))
+        console().print(shown.entries(found))
     else:
-        _hint(str(hint))
+        hint(str(reason))
 
 
 def forget(
@@ -221,9 +221,9 @@ def import_file(
     typer.echo(f"{done.rows:,} rows: {counted or 'nothing'}")
     if done.finished_at is not None:
         moment = done.finished_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        _hint(f"imported already, until {moment}: nothing was done now; --again begins anew")
+        hint(f"imported already, until {moment}: nothing was done now; --again begins anew")
     if done.rejects is not None:
-        _hint(f"what could not be taken, and why: {done.rejects}", "yellow")
+        hint(f"what could not be taken, and why: {done.rejects}", "yellow")
 
 
 def export_file(
@@ -265,18 +265,18 @@ def stats(tenant: str, agent: str | None, *, as_json: bool) -> None:
     if as_json:
         typer.echo(shown.dumps(asdict(found)))
         return
-    out = _out()
+    out = console()
     if not found.rows:
-        _hint(f"tenant {tenant!r} has no memories" + ("" if agent is None else f" of agent {agent!r}"))
+        hint(f"tenant {tenant!r} has no memories" + ("" if agent is None else f" of agent {agent!r}"))
     for number, part in enumerate(shown.figures(found) if found.rows else []):
         if number == 2:
             out.print()
         out.print(part)
     for each in found.imports:
         share = f"{each.offset / each.size:.0%}" if each.size else "not begun"
-        _hint(f"the import of {each.name} is at {share}; `trellis memory import` goes on with it", "yellow")
+        hint(f"the import of {each.name} is at {share}; `trellis memory import` goes on with it", "yellow")
     if any(not size.indexed for size in found.sizes):
-        _hint("an index of vectors is missing: an import was cut off, and builds it at its end", "yellow")
+        hint("an index of vectors is missing: an import was cut off, and builds it at its end", "yellow")
 
 
 # --- what was meant
@@ -307,9 +307,9 @@ def _none(database: MemoryDatabase, scope: Scope) -> str:
     agents = figures.agents(database, scope.tenant)
     who = f"agent {scope.agent!r} of tenant" if scope.agent != SHARED else "what is shared in tenant"
     text = f"{who} {scope.tenant!r} has no memories"
-    close = get_close_matches(scope.agent, agents, n=1)
-    if close:
-        return f"{text}; did you mean --agent {close[0]}?"
+    close = closest(scope.agent, agents)
+    if close is not None:
+        return f"{text}; did you mean --agent {close}?"
     return (
         f"{text}; agents with some: {', '.join(name or '(shared)' for name in agents[:12])}"
         if agents
@@ -360,12 +360,3 @@ def _ask_first(scope: Scope, yes: bool) -> None:
     typer.confirm(
         f"Forget what these options name, of {whose} of tenant {scope.tenant!r}?", abort=True, err=True
     )
-
-
-def _out() -> Console:
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
-
-
-def _hint(text: str, style: str = "dim") -> None:
-    Console(stderr=True, highlight=False).print(Text(text, style), soft_wrap=True)

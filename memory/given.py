@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
 
-from ..tasks.errors import EntryError, ParameterError
+from ..tasks import spans
+from ..tasks.errors import ConfigurationError, EntryError, ParameterError
+from ..tasks.hints import closest
+from ..tasks.spans import moment
 from .entries import Filters
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 # Metadata, sources, trust at least, actors, episode, run, since, until.
 Asked = tuple[
@@ -67,26 +66,10 @@ def span(name: str, text: str | None) -> float | None:
     """Seconds, or a number with a unit."""
     if text is None:
         return None
-    number, unit = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1)
     try:
-        return float(number) * unit
-    except ValueError:
+        return spans.span(text).total_seconds() if text[-1:].isalpha() else float(text)
+    except (ConfigurationError, ValueError):
         raise ParameterError({name: f"{text!r} is no time span: seconds, or 20m, 3h, 2d"}) from None
-
-
-def moment(name: str, text: str | None) -> datetime | None:
-    """A time, or an age."""
-    if text is None:
-        return None
-    if text[:-1].isdecimal() and text[-1] in _UNITS:
-        return datetime.now(UTC) - timedelta(seconds=int(text[:-1]) * _UNITS[text[-1]])
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise ParameterError(
-            {name: f"{text!r} is neither a time as 2026-01-31T12:00 nor an age as 2d"}
-        ) from None
-    return found if found.tzinfo else found.astimezone()
 
 
 def form(file: Path, wanted: str | None) -> str:
@@ -101,5 +84,5 @@ def form(file: Path, wanted: str | None) -> str:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Which of the names may have been meant, in words; empty where none is near."""
-    close = get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else ""
+    close = closest(name, names)
+    return f"did you mean {close!r}?" if close is not None else ""

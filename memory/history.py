@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import Any, TextIO
 from uuid import UUID
 
@@ -35,6 +34,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from ..tasks.database import Database
 from ..tasks.errors import ParameterError
+from ..tasks.hints import closest
 from .actions import AuditAction, Outcome
 
 _PAGE = 1000
@@ -99,8 +99,8 @@ class Filter:
         ):
             known = [each.value for each in catalogue]
             if value is not None and value not in known:
-                close = get_close_matches(value, known, n=1)
-                meant = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+                close = closest(value, known)
+                meant = f"did you mean {close!r}?" if close is not None else f"there are {', '.join(known)}"
                 raise ParameterError({name: f"there is no {name} {value!r}; {meant}"})
         try:
             UUID(self.run_id or str(UUID(int=0)))

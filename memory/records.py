@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..tasks.errors import EntryError, ValueTooLarge
+from ..tasks.hints import closest
 from .drafts import Draft, draft
 from .entries import Entry
 from .halves import Vectors
@@ -191,9 +191,9 @@ def _vector(given: Mapping[str, Any], target: Target) -> Vectors | None:
 
 
 def _unknown(name: str) -> str:
-    close = get_close_matches(name, FIELDS, n=1, cutoff=0.6)
-    if close:
-        return f"is no field of a record; did you mean {close[0]!r}?"
+    close = closest(name, FIELDS)
+    if close is not None:
+        return f"is no field of a record; did you mean {close!r}?"
     return f"is no field of a record; there are: {', '.join(FIELDS)}"
 
 

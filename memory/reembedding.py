@@ -15,11 +15,11 @@ from psycopg import RawCursor
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
 from ..tasks import schema
-from ..tasks.database import Connection, Database
+from ..tasks.database import Connection, Database, rows_of
 from ..tasks.errors import ConfigurationError, ModelMismatch
 from ..tasks.settings import Settings
 from .base import in_context
-from .connections import Rows, rows, statements
+from .connections import Rows, statements
 from .embedders.protocol import Embedder
 
 AT_ONCE = 100  # rows of one transaction, for which writers wait
@@ -201,4 +201,4 @@ def _run(connection: Connection, name: str, arguments: dict[str, Any]) -> RawCur
 
 
 def _ask(connection: Connection, block: str, /, **arguments: Any) -> Rows:
-    return rows(_run(connection, block, arguments))
+    return rows_of(_run(connection, block, arguments))

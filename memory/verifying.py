@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg.rows import tuple_row
 
-from ..tasks.database import Connection
+from ..tasks.database import Connection, rows_of
 from ..tasks.queries import load
 from .seals import Finding, Kind, Retired, Row, Seal, check_gone, check_retired, check_rows, check_seal
 
@@ -121,4 +121,4 @@ class Verification:
 def ask(connection: Connection, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
     """The rows of a statement of audit.sql."""
     cursor = connection.cursor(row_factory=tuple_row).execute(SQL[block], arguments)
-    return cursor.fetchall() if cursor.description else []
+    return rows_of(cursor)

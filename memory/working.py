@@ -12,8 +12,9 @@ import math
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from ..tasks.database import rows_of
 from ..tasks.errors import EntryError
-from .connections import MemoryDatabase, Rows, rows, statements
+from .connections import MemoryDatabase, Rows, statements
 from .scope import NAME_BYTES, Scope
 from .texts import json_of, name_of
 
@@ -130,7 +131,7 @@ class WorkingMemory:
                 if enter is not None:
                     asker(_SQL[enter], given)
                 cursor = asker(_SQL[verb], given)
-            return rows(cursor)
+            return rows_of(cursor)
 
         return self._database.again(once)
 

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import socket
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import ConfigurationError
+from .hints import closest
 from .redaction import redact
 
 PREFIX = "TRELLIS_"
@@ -363,8 +363,8 @@ def misspelt() -> dict[str, str]:
     ]
     found = {}
     for name in strange:
-        close = get_close_matches(name.removeprefix(PREFIX), known, n=1)
-        found[name] = f"{PREFIX}{close[0]}" if close else ""
+        close = closest(name.removeprefix(PREFIX), known)
+        found[name] = f"{PREFIX}{close}" if close is not None else ""
     return found
 
 

@@ -20,6 +20,7 @@ from celery import Task
 
 from ..tasks.app import app
 from ..tasks.errors import DefinitionError, InputError
+from ..tasks.hints import did_you_mean, listed
 from ..tasks.retry import Retry
 from ..tasks.settings import current
 from . import canvas, draining, registry
@@ -28,7 +29,6 @@ from .contract import Contract
 from .dispatch import BUNDLE, RANKED, unpack
 from .effects import POLICIES, PROBE
 from .engine import engine
-from .hints import did_you_mean, listed
 from .registry import PLAIN, ActionInfo
 
 P = ParamSpec("P")

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from ..tasks.database import Connection
 from ..tasks.errors import DefinitionError, NotFinished, NotFound, RunFailed
+from ..tasks.hints import choices
 from . import gates, plan, ranks
 from .definition import Workflow
 from .fragment import MAX_NAME, Fragment, fragment_of, readings, uses
 from .here import Here
-from .hints import choices
 from .plan import Place, PlannedStep
 from .records import Claimed, Json, Ready, StepResult
 from .references import Path, Reference, follow

@@ -18,10 +18,10 @@ from psycopg.rows import tuple_row
 
 from ..tasks.database import Connection, rows_of
 from ..tasks.errors import DefinitionError
+from ..tasks.hints import choices
 from ..tasks.queries import load
 from . import launch
 from .engine import Engine
-from .hints import choices
 from .journal import Journal
 from .launch import Prepared
 from .tags import is_plain

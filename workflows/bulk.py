@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from ..tasks.errors import DefinitionError, NotFound, StateError
-from .hints import choices
+from ..tasks.hints import choices
 from .queries import Queries
 from .search import Search
 from .states import RunState

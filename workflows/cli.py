@@ -18,6 +18,7 @@ import typer
 from ..tasks.app import app as celery
 from ..tasks.errors import ConfigurationError, NotFound
 from ..tasks.settings import Settings
+from ..tasks.terminal import console, hint
 from . import (
     arguments,
     cli_answers,
@@ -46,7 +47,7 @@ from .session import settings_for as _settings
 from .spec import WorkflowSpec
 from .states import RunState
 from .summaries import Summaries
-from .terminal import console, exit_code, hint, report, report_json, watch
+from .terminal import exit_code, report, report_json, watch
 
 
 class Format(str, Enum):  # noqa: UP042 - typer shows the values of a str enum

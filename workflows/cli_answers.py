@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..tasks.errors import ParameterError
+from ..tasks.terminal import console, hint
 from . import show, words
 from .client import Client
 from .records import Approval, Run
 from .session import journal
 from .summaries import Summaries
-from .terminal import console, hint
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or the beginning of it.")]

@@ -13,12 +13,13 @@ from typing import Annotated, NamedTuple, NoReturn
 
 import typer
 
+from ..tasks import spans
 from ..tasks.errors import ConfigurationError
-from . import show, spans, words
+from ..tasks.terminal import hint
+from . import show, words
 from .bulk import COUNTED
 from .client import Client
 from .session import strange
-from .terminal import hint
 
 _SHOWN = 10  # refusals
 

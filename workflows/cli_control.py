@@ -15,15 +15,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..tasks import spans
 from ..tasks.errors import ConfigurationError, NotFound, StateError
-from . import arguments, misfit, modules, registry, show, spans, words
+from ..tasks.terminal import console, hint
+from . import arguments, misfit, modules, registry, show, words
 from .cli_bulk import SinceOption
 from .client import Client
 from .records import DeadLetter, Run
 from .retention import FOREVER
 from .session import journal, settings_for, strange
 from .summaries import Summaries, abbreviated
-from .terminal import console, exit_code, hint, report, report_json, watch
+from .terminal import exit_code, report, report_json, watch
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 RunIds = Annotated[list[str], typer.Argument(metavar="RUN", help="Ids of runs, or the beginnings of them.")]

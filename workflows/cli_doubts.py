@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..tasks.errors import ConfigurationError, ParameterError
+from ..tasks.terminal import console, hint
 from . import show
 from .doubts import UNSAID
 from .records import Json
 from .session import AsJson, RunId, journal
 from .summaries import Summaries
-from .terminal import console, hint
 
 
 def register(app: typer.Typer) -> None:

@@ -13,9 +13,10 @@ import typer
 
 from ..memory import cli_memory
 from ..memory.embedders import choose
+from ..tasks.terminal import hint
 from . import show
 from .session import AsJson, journal, settings_for
-from .terminal import exit_code, hint, report, report_json, watch
+from .terminal import exit_code, report, report_json, watch
 
 
 def register() -> None:

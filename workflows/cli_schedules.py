@@ -20,12 +20,12 @@ from rich.text import Text
 
 from ..tasks.app import app as celery
 from ..tasks.errors import ConfigurationError
+from ..tasks.terminal import console, hint
 from . import arguments, modules, rollcall, show, sources, timetable
 from .almanac import Schedule
 from .client import Client
 from .schedules import apply_declared
 from .session import AsJson, Imports, ParamValues, journal, settings_for
-from .terminal import console, hint
 from .words import duration, one_line, plural
 
 _SHOWN = "%a %Y-%m-%d %H:%M:%S %Z"

@@ -34,8 +34,8 @@ from pydantic_core import PydanticSerializationError, PydanticUndefined, to_json
 from typing_extensions import TypedDict
 
 from ..tasks.errors import DefinitionError, InputError, OutputError
+from ..tasks.hints import did_you_mean, listed
 from . import secret
-from .hints import did_you_mean, listed
 
 _DIGITS = 4000  # Python reads back no number of more than 4,300
 _LONG_NUMBER = re.compile(rb"\d{4000}")

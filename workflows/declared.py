@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from ..tasks.hints import choices
 from . import timetable
-from .hints import choices
 from .records import Json
 from .secret import refuse
 from .spec import WorkflowSpec

@@ -18,11 +18,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import ValidationError
 
 from ..tasks.errors import DefinitionError
+from ..tasks.hints import choices
 from ..tasks.retry import Retry
 from ..tasks.settings import current
 from . import canvas, parameters, registry
 from .guests import Guests, either
-from .hints import choices
 from .literals import encode
 from .loops import Loops
 from .parameters import Param

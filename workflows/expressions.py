@@ -19,7 +19,7 @@ import rule_engine
 from rule_engine import ast, errors, types
 
 from ..tasks.errors import DefinitionError
-from .hints import did_you_mean
+from ..tasks.hints import did_you_mean
 from .references import Path, Reference
 
 MAX_LENGTH = 2000

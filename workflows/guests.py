@@ -16,9 +16,9 @@ from celery import signature as celery_signature
 from celery.canvas import Signature
 
 from ..tasks.errors import DefinitionError
+from ..tasks.hints import choices
 from ..tasks.settings import current
 from . import imported, registry, secret
-from .hints import choices
 from .parameters import check_params
 from .references import Ref, StepRef
 from .registry import Catalogue

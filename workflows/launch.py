@@ -16,11 +16,11 @@ from pydantic import SecretStr
 
 from ..tasks.database import Connection
 from ..tasks.errors import DefinitionError, NotFound, ParameterError, ValueTooLarge
+from ..tasks.hints import did_you_mean, listed
 from ..tasks.settings import Settings
 from . import gates, ranks, registry, secret, wire
 from .contract import unkeepable
 from .definition import Workflow
-from .hints import did_you_mean, listed
 from .journal import Journal
 from .parameters import check_params
 from .plan import Plan, plan

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from ..tasks.database import Connection, Database
 from ..tasks.errors import DeploymentMismatch, InputError
+from ..tasks.hints import did_you_mean, listed
 from ..tasks.logs import get_logger
 from .additions import shown
 from .control import ask
-from .hints import did_you_mean, listed
 from .journal import Journal
 from .plan import EXPAND
 from .records import Claimed, Outcome, Parked

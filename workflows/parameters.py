@@ -18,10 +18,10 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ..tasks.errors import DefinitionError, ParameterError
+from ..tasks.hints import choices
 from ..tasks.vault import is_sealed
 from . import secret
 from .contract import unkeepable
-from .hints import choices
 from .references import show
 from .spec import WorkflowSpec
 

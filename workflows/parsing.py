@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ..tasks.errors import DefinitionError
+from ..tasks.hints import choices
 from ..tasks.retry import Retry
-from .hints import choices
 from .spec import CallSpec, Default, LoopSpec, MapSpec, Rate, StepSpec, ThenSpec, UndoSpec, WorkflowSpec
 
 Place = tuple[int | str, ...]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..tasks.errors import DefinitionError
+from ..tasks.hints import choices
 from ..tasks.retry import Retry
 from .contract import Contract
-from .hints import choices
 
 PLAIN = Retry()  # one attempt
 

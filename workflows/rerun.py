@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 from ..tasks.database import Connection, Database
 from ..tasks.errors import DefinitionError, NotFound, StateError
+from ..tasks.hints import choices
 from ..tasks.settings import Settings
 from ..tasks.vault import HIDDEN
 from . import gates, graph, launch, registry, secret, wire
 from .compensation import KIND as COMPENSATION
 from .control import Moved, ask, locked, tell
 from .definition import Workflow
-from .hints import choices
 from .lenient import Lenient
 from .literals import encode
 from .parameters import check_params
@@ -84,14 +84,7 @@ def prepare(queries: Queries, database: Database, settings: Settings, old: Run, 
     Raises NotFound for an unknown step, ParameterError, DefinitionError for inputs that do not fit, StateError where
     the run is open, undoes another one, or nothing of it would be computed again.
     """
-    if not old.finished:
-        raise StateError(
-            f"run {old.id} is {old.state}: a rerun begins where a run has ended, so cancel it first"
-        )
-    if old.origin_kind == COMPENSATION:
-        raise StateError(
-            f"run {old.id} undoes run {old.origin}, and is no workflow of its own: retry it instead"
-        )
+    _check_origin(old)
     with database.connection() as connection:
         [(_, _, edits, hooks, count, tenant)] = ask(connection, "read_origin", run=old.id)
         found = [Row(idx, name, StepState(state), fatal)
@@ -107,9 +100,7 @@ def prepare(queries: Queries, database: Database, settings: Settings, old: Run, 
     after = edited(spec, edits_now)
     scope = gates.Scope(old.id, _given(spec, old, tenant), settings.fair_window)
     workflow = Workflow.from_spec(after, catalogue=Lenient())
-    changes = {**(wanted.params or {})}
-    params = check_params(workflow.spec, {**old.params, **changes}, ours=True)
-    params |= secret.sealed({name: params[name] for name in changes}, spec.params, settings, spec.name)
+    params = _params(workflow.spec, old, wanted, settings)
     text = launch.params_text(spec.name, params, settings.value_max_bytes)
     new = plan(workflow.spec, params, Lenient(), settings.default_queue, scope=scope)
     planned = new.steps
@@ -146,6 +137,24 @@ def prepare(queries: Queries, database: Database, settings: Settings, old: Run, 
     own = spec.max_parallel is not None
     kept_steps = len(spec.steps) - len(again)
     return Prepared(run, old, row, reused, fresh, overlay, kept_steps, wanted.from_step, entry, own)
+
+
+def _check_origin(old: Run) -> None:
+    if not old.finished:
+        raise StateError(
+            f"run {old.id} is {old.state}: a rerun begins where a run has ended, so cancel it first"
+        )
+    if old.origin_kind == COMPENSATION:
+        raise StateError(
+            f"run {old.id} undoes run {old.origin}, and is no workflow of its own: retry it instead"
+        )
+
+
+def _params(spec: WorkflowSpec, old: Run, wanted: Wanted, settings: Settings) -> dict[str, Json]:
+    """The old parameters with the changes; what is secret among those is encrypted now."""
+    changes = wanted.params or {}
+    params = check_params(spec, {**old.params, **changes}, ours=True)
+    return params | secret.sealed({name: params[name] for name in changes}, spec.params, settings, spec.name)
 
 
 def _changed(

@@ -14,7 +14,7 @@ from celery import Celery
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from .hints import listed
+from ..tasks.hints import listed
 from .natives import NATIVES
 
 PATIENCE = 1.0  # seconds of silence after which nobody else is expected to answer

@@ -15,7 +15,7 @@ from psycopg.rows import tuple_row
 
 from ..memory.actions import AuditAction
 from ..memory.audit import Entry, record
-from ..tasks.database import Connection, Database
+from ..tasks.database import Connection, Database, rows_of
 from ..tasks.errors import ConfigurationError
 from ..tasks.queries import load
 from ..tasks.settings import Settings
@@ -115,4 +115,4 @@ def _ask(database: Database, block: str, **arguments: Any) -> list[tuple[Any, ..
 def ask(connection: Connection, block: str, **arguments: Any) -> list[tuple[Any, ...]]:
     """The rows of a statement of secrets.sql."""
     cursor = connection.cursor(row_factory=tuple_row).execute(SQL[block], arguments)
-    return cursor.fetchall() if cursor.description else []
+    return rows_of(cursor)

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from ..tasks.database import Connection, Database
 from ..tasks.errors import ConflictError, NotFound
+from ..tasks.hints import choices
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
 from . import almanac, ending, launch, registry, timetable, wire
@@ -21,7 +22,6 @@ from .almanac import Held, Schedule
 from .declared import DAY, Declared, params_at
 from .definition import Workflow
 from .engine import Engine
-from .hints import choices
 from .journal import Journal
 from .queries import Queries
 from .records import Json, Run

@@ -14,11 +14,11 @@ import typer
 from ..tasks import schema
 from ..tasks.database import connect
 from ..tasks.errors import CommunicationError
+from ..tasks.hints import choices
 from ..tasks.logs import configure
 from ..tasks.settings import Settings, load
 from . import live, words
 from .client import Client
-from .hints import choices
 from .queries import Queries
 from .summaries import Summaries
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from types import ModuleType
 
 from ..tasks.errors import ConfigurationError, DefinitionError, NotFound
+from ..tasks.hints import choices, did_you_mean, listed
 from ..tasks.settings import Settings
 from . import files, launch, modules, registry
 from .additions import Addition
 from .client import Client
 from .definition import Workflow
-from .hints import choices, did_you_mean, listed
 from .lenient import Lenient
 from .queries import Queries
 from .spec import WorkflowSpec

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from ..tasks.terminal import console, hint
 from . import live, show
 from .client import Client
 from .records import Run
@@ -19,23 +20,11 @@ from .states import RunState
 from .summaries import Summaries
 from .views import view_on
 
-_PIPE_WIDTH = 160  # columns where there is no terminal to ask
 _NODES = 40  # lines of a table
 _INCIDENTS = 10
 _RESULTS = 5
 _RESULT_CHARACTERS = 400
 _DETACHED = 130  # what shells give a command that Ctrl-C ended
-
-
-def console(*, stderr: bool = False) -> Console:
-    """A console; where it is no terminal, wide enough for whole lines."""
-    found = Console(stderr=stderr, highlight=False)
-    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=_PIPE_WIDTH)
-
-
-def hint(text: str, style: str = "dim") -> None:
-    """Say something beside the answer."""
-    console(stderr=True).print(Text(text, style), soft_wrap=True)
 
 
 def watch(client: Client, run: Run, *, as_json: bool) -> Run:

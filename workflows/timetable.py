@@ -27,7 +27,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from cronsim import CronSim, CronSimError
 
 from ..tasks.errors import DefinitionError
-from .hints import did_you_mean, listed
+from ..tasks.hints import did_you_mean, listed
 
 OVERLAPS = ("skip", "queue", "cancel", "allow")
 MIN_EVERY = 1.0  # seconds: ticks of beat come about as often

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from ..tasks.errors import DefinitionError, InputError
+from ..tasks.hints import choices, did_you_mean, listed
 from . import collector, expressions, gates, graph, secret
 from .contract import Contract, unkeepable
-from .hints import choices, did_you_mean, listed
 from .parameters import check_schemas
 from .references import Hole, Path, Reference, references, show
 from .registry import ActionInfo, Catalogue, unknown_action

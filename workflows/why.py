@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import case, func, select, text
 
 from ..tasks.database import Database
+from ..tasks.hints import listed
 from . import holders, rollcall, words
 from .control import ask
 from .dispatch import BROKER_GONE, Dispatcher
-from .hints import listed
 from .queries import Queries, as_uuid
 from .records import Json, Reason, Run
 from .states import RunState, StepState

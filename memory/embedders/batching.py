@@ -19,6 +19,7 @@ from itertools import accumulate
 import numpy as np
 
 from ...tasks.errors import EmbedderRefused, EmbedderUnavailable, EmbeddingError
+from .before import Before
 from .perprocess import PerProcess
 from .protocol import Embedder, Vectors, checked
 
@@ -147,26 +148,13 @@ class Batcher:
             call.answer.set_result(rows[end - len(call.texts) : end])
 
 
-class BatchingEmbedder:
+class BatchingEmbedder(Before):
     """An embedder whose concurrent calls share passes of the model."""
 
     def __init__(self, inner: Embedder, *, most: int = MOST, window: float = WINDOW) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self._most = most
         self._batcher = PerProcess(lambda: Batcher(inner.embed, most=most, window=window))
-
-    def __repr__(self) -> str:
-        return f"BatchingEmbedder({self.inner!r})"
-
-    @property
-    def model(self) -> str:
-        """That of the embedder behind it."""
-        return self.inner.model
-
-    @property
-    def dims(self) -> int:
-        """Numbers in a vector."""
-        return self.inner.dims
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors of the texts, as the embedder behind it gives them. Raises what that raises for these texts."""

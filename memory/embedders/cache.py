@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...tasks.logs import get_logger
+from .before import Before
 from .link import GONE, connect
 from .perprocess import PerProcess
 from .protocol import Embedder, Vectors, checked
@@ -74,33 +75,20 @@ class _Kept:
                 setattr(self.counts, name, getattr(self.counts, name) + number)
 
 
-class CachingEmbedder:
+class CachingEmbedder(Before):
     """An embedder that remembers."""
 
     def __init__(
         self, inner: Embedder, *, size: int = 4096, redis_url: str | None = None, seconds: float = 3600.0
     ) -> None:
         """size: vectors kept in this process. redis_url: where they are shared, for so many seconds."""
-        self.inner = inner
+        super().__init__(inner)
         self._seconds = seconds
         self._kept = PerProcess(lambda: _Kept(size))
         self._redis: PerProcess[Any] | None = None
         if redis_url is not None and seconds > 0:
             address = redis_url
             self._redis = PerProcess(lambda: connect(address))
-
-    def __repr__(self) -> str:
-        return f"CachingEmbedder({self.inner!r})"
-
-    @property
-    def model(self) -> str:
-        """That of the embedder behind it."""
-        return self.inner.model
-
-    @property
-    def dims(self) -> int:
-        """Numbers in a vector."""
-        return self.inner.dims
 
     @property
     def counts(self) -> Counts:

@@ -6,7 +6,8 @@ The law: one set of weights has one name, whatever it is called by.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+
+from ...tasks.hints import closest
 
 DEFAULT = "all-MiniLM-L6-v2"
 ORGANISATION = "sentence-transformers"  # that of a hub name without one
@@ -23,5 +24,5 @@ def canonical(name: str) -> str:
 
 def meant(name: str, known: Iterable[str] = (*PACKAGES.values(), *PACKAGES)) -> str:
     """` (did you mean …?)`, where a known name is like this one; else nothing."""
-    close = [each for each in get_close_matches(name, list(known), n=1, cutoff=0.6) if each != name]
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    close = closest(name, known)
+    return f" (did you mean {close!r}?)" if close not in (None, name) else ""

@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ...tasks.errors import DefinitionError
+from ...tasks.hints import listed
 from ..context import Context
 from ..contract import Contract, context_of
-from ..hints import listed
 from ..registry import ActionInfo, Actions, unknown_action
 
 Moment = Literal["before", "after"]

@@ -21,10 +21,10 @@ from sqlalchemy import Select, exists, select
 
 from ...tasks.database import Database
 from ...tasks.errors import ConfigurationError, NotInProcess, Stalled, WaitTimeout
+from ...tasks.hints import did_you_mean
 from ...tasks.settings import Settings, load
 from ..client import Client
 from ..dispatch import Dispatcher
-from ..hints import did_you_mean
 from ..listener import Listener
 from ..queries import Queries
 from ..records import Run

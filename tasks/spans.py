@@ -6,9 +6,9 @@ The law: pure. What cannot be read is refused with an example.
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from ..tasks.errors import ConfigurationError
+from .errors import ConfigurationError, ParameterError
 
 _SPAN = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -37,6 +37,19 @@ def since(text: str) -> datetime | timedelta:
         raise ConfigurationError(
             f"{text!r} is neither a span of time such as 2h or 7d nor a moment such as 2026-11-20T08:00"
         ) from None
+
+
+def moment(name: str, text: str | None) -> datetime | None:
+    """The moment that an option names, or that is so long ago. Raises ParameterError, which names the option."""
+    if text is None:
+        return None
+    try:
+        found = since(text)
+    except ConfigurationError:
+        raise ParameterError(
+            {name: f"{text!r} is neither a time as 2026-01-31T12:00 nor an age as 2d"}
+        ) from None
+    return datetime.now(UTC) - found if isinstance(found, timedelta) else found
 
 
 def said(span: timedelta) -> str:

@@ -11,10 +11,15 @@ from difflib import get_close_matches
 LISTED = 12
 
 
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """The name that is like a mistyped one; None where none is."""
+    return next(iter(get_close_matches(name, list(names), n=1)), None)
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """`; did you mean 'x'?` where a name is close, nothing otherwise."""
-    close = get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    close = closest(name, names)
+    return f"; did you mean {close!r}?" if close is not None else ""
 
 
 def listed(names: Iterable[str], nothing: str = "none") -> str:
