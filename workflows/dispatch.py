@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
+from ..tasks.transport import HINT
 from .durations import Durations, bundle_size
 from .ranks import CROWD
 from .records import Ready, Span
@@ -204,6 +205,7 @@ class Dispatcher:
             argsrepr=f"{workflow}: {shown}",
             kwargsrepr=f"run={run}",
         )
+        message.headers[HINT] = True
         # Priority 9 is the highest here, 0 is the highest on Redis.
         amqp.send_task_message(
             producer, bundle.action, message, queue=bundle.queue, priority=9 - bundle.priority, retry=False

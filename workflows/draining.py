@@ -15,6 +15,7 @@ from typing import Any
 
 from celery import Task
 
+from ..tasks.transport import HINT
 from .dispatch import BROKER_GONE
 
 _WORKS, _DRAINS, _HANDS_BACK = 0, 1, 2
@@ -62,5 +63,6 @@ def passed_on(task: Task, message: Mapping[str, Any]) -> bool:
             argsrepr=task.request.argsrepr,
             root_id=task.request.root_id,
             group_id=task.request.group,
+            headers={HINT: True},
         )
     return True

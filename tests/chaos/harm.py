@@ -20,6 +20,8 @@ import psycopg
 import redis
 
 from trellis.tasks.settings import current
+from trellis.workflows.engine import engine
+from trellis.workflows.records import Ready
 
 from .disk import FLAG
 from .trigger import Arm, await_file, folder
@@ -89,7 +91,15 @@ def flush(arm: Arm) -> None:
 
 @surely
 def duplicate(arm: Arm) -> None:
-    """Put every message into its queue once more: those that wait and those that somebody works on."""
+    """Put every message into its queue once more: those that wait and those that somebody works on.
+
+    Of hints in a worker's hands Redis knows nothing, so each step that waits or runs is announced again.
+    """
+    with psycopg.connect(current().need_database()) as connection:
+        steps = connection.execute(
+            "SELECT s.run_id, r.workflow, s.idx, s.name, s.action, s.queue, s.priority FROM step s "
+            "JOIN run r ON r.id = s.run_id WHERE s.state IN ('ready', 'running')"
+        ).fetchall()
     queues = (current().default_queue, ELSEWHERE)
     with redis.Redis.from_url(current().need_broker()) as broker:
         for key in (key for queue in queues for key in broker.keys(f"{queue}*")):
@@ -102,6 +112,9 @@ def duplicate(arm: Arm) -> None:
             if queue in queues:
                 priority = (message["properties"].get("priority") or 0) // 3 * 3
                 broker.lpush(f"{queue}\x06\x16{priority}" if priority else queue, json.dumps(message))
+    for run, workflow, *columns in steps:
+        again = Ready(*columns, rank=None, expect=None, alone=False)
+        engine().dispatcher.publish(str(run), workflow, [again])
 
 
 def set_clock(path: str | Path, seconds: float) -> None:
