@@ -25,7 +25,7 @@ from .entries import Entry, Filters, Hit, Seconds, limit_of, seconds_of
 from .halves import Half
 from .models import Model
 from .scope import NAME_BYTES, Scope
-from .texts import CONTEXT, QUERY, name_of, storable
+from .texts import CONTEXT, QUERY, array_of, name_of, storable
 from .uses import Uses
 
 BATCH = 1_000  # rows that go in one transaction
@@ -38,10 +38,26 @@ GENERIC = frozenset({"retrieve", "history", "last", "use"})
 ALONE = frozenset({"nearest_index", "nearest_among"})  # they set their tenant themselves
 
 
+CONDITIONS = (
+    "metadata",
+    "sources",
+    "trust",
+    "by",
+    "episode",
+    "run",
+    "since",
+    "until",
+)  # of `Filters.arguments`
+
+
 @cache
-def sql(dims: int = 0) -> dict[str, Numbered]:
-    """The statements for vectors of so many dimensions; only those that name the HNSW index have to know."""
-    return statements("memory.sql", dims=b"%d" % dims)
+def sql(dims: int = 0, conditions: tuple[str, ...] = ()) -> dict[str, Numbered]:
+    """The statements with these conditions, for vectors of so many dimensions.
+
+    Only those that name the HNSW index have to know the dimensions.
+    """
+    asked = b" ".join(b"{part_if_%s}" % name.encode() for name in conditions)
+    return statements("memory.sql", dims=b"%d" % dims, part_filters=asked)
 
 
 class Gone(NamedTuple):
@@ -79,6 +95,7 @@ class Memory:
         self.ttl = seconds_of("ttl", ttl)
         self.database = database or shared(settings)
         self._sql = sql()
+        self._dims = 0
         self._uses = Uses(self.database, self.scope.tenant, self._sql["use"])
         self._model: Model | None = None
         self._looked = 0.0  # when, by the monotonic clock: the memories of a model may move to another one
@@ -179,33 +196,41 @@ class Memory:
         size = self._size(reach)
         if size <= (ranking.NEAR_ROWS if filtered else ranking.EXACT_ROWS):
             return self._ask("nearest_exact", asked)
-        if filtered and not self._broad(reach):
-            rows = self._ask("nearest_among", {**asked, "most": ranking.EXACT_ROWS + 1})
-            if not rows or rows[0][21] <= ranking.EXACT_ROWS:
-                return rows
-            self._remember_broad(reach)
+        if filtered:
+            among = self._among("nearest_among", asked, reach)
+            if among is not None:
+                return among
         if size <= ranking.EXACT_ROWS:
             return self._ask("nearest_exact", asked)
         rows = self._ask("nearest_index", asked)
-        return rows if len(rows) >= depth else self._ask("nearest_among", {**asked, "most": MOST})
+        return rows if len(rows) >= depth else self._ask("nearest_among", {**asked, "most": None})
+
+    def _among(self, name: str, asked: Mapping[str, Any], reach: Mapping[str, Any]) -> Rows | None:
+        """The rows of a search that looks at all that conditions leave; None where that is too many.
+
+        How many they leave is counted now and then only: counting is a seventh of such a search.
+        """
+        key = tuple(f"{name}={reach[name]}" for name in sorted(reach))
+        left, until = self._sizes.get(key, (0, 0.0))
+        known = time.monotonic() < until
+        if known and left > ranking.EXACT_ROWS:
+            return None
+        rows = self._ask(name, {**asked, "most": None if known else ranking.EXACT_ROWS + 1})
+        if not known:
+            left = max((row[-1] or 0 for row in rows), default=0)
+            if len(self._sizes) > 1_000:
+                self._sizes.clear()
+            self._sizes[key] = (left, time.monotonic() + SIZES)
+        return rows if left <= ranking.EXACT_ROWS else None
 
     def _size(self, reach: Mapping[str, Any]) -> int:
         """Live rows in reach, up to one more than are searched exactly; believed for a minute."""
-        key = ("size", str(reach["model"]), *reach["agents"])
+        key = ("size", str(reach["model"]), reach["agents"])
         known = self._sizes.get(key)
         if known is None or time.monotonic() > known[1]:
             [[size]] = self._ask("size", {**reach, "most": ranking.EXACT_ROWS + 1})
             known = self._sizes[key] = (size, time.monotonic() + SIZES)
         return known[0]
-
-    def _broad(self, reach: Mapping[str, Any]) -> bool:
-        """Whether conditions were found to leave too many rows to look at all of them, a moment ago."""
-        return self._sizes.get(_conditions(reach), (0, 0.0))[1] > time.monotonic()
-
-    def _remember_broad(self, reach: Mapping[str, Any]) -> None:
-        if len(self._sizes) > 1_000:
-            self._sizes.clear()
-        self._sizes[_conditions(reach)] = (0, time.monotonic() + SIZES)
 
     def _asked(
         self, query: str, limit: int, filters: Filters | None, include_shared: bool | None
@@ -221,7 +246,7 @@ class Memory:
             return text, None, False
         if text and model.dims != self.embedder.dims:
             raise ModelMismatch(model.name, self.embedder.dims, model.dims)
-        self._sql = sql(model.dims)
+        self._dims = model.dims
         reach = {**self._reached(include_shared), "model": model.id, **conditions}
         return text, reach, filters is not None and not filters.empty
 
@@ -230,7 +255,7 @@ class Memory:
     def _go(self, which: str, arguments: dict[str, Any], links: str) -> int:
         """Delete the links, then the rows that a statement names, until it names none; how many went."""
         with self.database.writing(self.scope.tenant) as asker:
-            gone = len(asker.rows(self._sql[links], arguments))
+            gone = len(asker.rows(self._statement(links, arguments), arguments))
         while True:
             count, followed = self.database.again(partial(self._batch, which, arguments))
             gone += count
@@ -241,7 +266,8 @@ class Memory:
 
     def _batch(self, which: str, arguments: dict[str, Any], most: int = BATCH) -> tuple[int, bool]:
         with self.database.writing(self.scope.tenant) as asker:
-            doomed = [Gone(*row[:3]) for row in asker.rows(self._sql[which], {**arguments, "most": most})]
+            rows = asker.rows(self._statement(which, arguments), {**arguments, "most": most})
+            doomed = [Gone(*row[:3]) for row in rows]
             if not doomed:
                 return 0, False
             for agent, episode in sorted(
@@ -269,7 +295,7 @@ class Memory:
         self._stored += 1
         if self._stored % max(1, self.capacity // 1_000):
             return
-        reach = {**self._own(), "agents": [self.scope.agent], "model": self._number()}
+        reach = {**self._own(), "agents": array_of([self.scope.agent]), "model": self._number()}
         [[size]] = self._ask("size", {**reach, "most": MOST})
         # A hundredth more than needed, so that who stores at the limit does not pay for each.
         surplus = size - self.capacity + self.capacity // 100 if size > self.capacity else 0
@@ -290,17 +316,26 @@ class Memory:
         name = "\n".join((self.scope.tenant, *what))
         asker(self._sql["lock"], {"level": level, "what": name})
 
+    def _statement(self, name: str, arguments: Mapping[str, Any]) -> Numbered:
+        """A statement with the conditions that the arguments set."""
+        return sql(self._dims, tuple(each for each in CONDITIONS if arguments.get(each) is not None))[name]
+
     def _ask(self, name: str, arguments: Mapping[str, Any]) -> Rows:
+        statement = self._statement(name, arguments)
         if name in ALONE:
-            return self.database.ask_alone(self._sql[name], arguments)
-        return self.database.ask(self.scope.tenant, self._sql[name], arguments, generic=name in GENERIC)
+            return self.database.ask_alone(statement, arguments)
+        return self.database.ask(self.scope.tenant, statement, arguments, generic=name in GENERIC)
 
     def _own(self) -> dict[str, Any]:
-        return {"tenant": self.scope.tenant, "agent": self.scope.agent, "kinds": list(self.kinds)}
+        return {"tenant": self.scope.tenant, "agent": self.scope.agent, "kinds": array_of(self.kinds)}
 
     def _reached(self, include_shared: bool | None) -> dict[str, Any]:
         wanted = self.include_shared if include_shared is None else include_shared
-        return {"tenant": self.scope.tenant, "agents": self.scope.reach(wanted), "kinds": list(self.kinds)}
+        return {
+            "tenant": self.scope.tenant,
+            "agents": array_of(self.scope.reach(wanted)),
+            "kinds": array_of(self.kinds),
+        }
 
     def _found(self) -> Model | None:
         """The model, if there is a memory made by it."""
@@ -315,7 +350,7 @@ class Memory:
             self._model = models.need(
                 self.database, self.scope.tenant, self.embedder.model, self.embedder.dims
             )
-        self._sql = sql(self._model.dims)
+        self._dims = self._model.dims
         return self._model
 
     def _number(self) -> int:
@@ -335,7 +370,3 @@ class Memory:
 def in_context(text: str, before: str) -> str:
     """What is embedded for an entry: its own text first, then the beginning of the one before it."""
     return f"{text}\n{before[:CONTEXT]}" if before else text
-
-
-def _conditions(reach: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(f"{name}={reach[name]}" for name in sorted(reach))

@@ -78,6 +78,7 @@ class MemoryDatabase(Database):
             ) from error
 
     def furnish(self, connection: Connection) -> None:
+        super().furnish(connection)
         assert self._info is not None
         halves.register(connection, self._info)
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 from uuid import UUID
 
 from ..tasks.errors import EntryError
@@ -39,8 +39,7 @@ class Stored:
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One row of a memory. `valid_to` is set on what was replaced; `seq` counts the entries of an episode."""
 
     id: UUID
@@ -66,7 +65,7 @@ class Entry:
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:
         """From the columns that every statement shows."""
-        return cls(*row[:19])
+        return cls._make(row[:19])
 
     @classmethod
     def working(cls, key: str, agent: str, value: Json) -> Self:

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from . import ranking
-from .base import MOST, SIZES, Memory
+from .base import SIZES, Memory
 from .connections import Rows
 from .entries import Entry, Filters, Hit
 from .texts import named, without
@@ -49,7 +49,7 @@ class Fusing(Memory):
             "vector": self._vectors([bare])[0],
             "actors": actors,
         }
-        asked |= {"limit": limit, "depth": max(ranking.DEPTH, 2 * limit), "most": ranking.EXACT_ROWS + 1}
+        asked |= {"limit": limit, "depth": max(ranking.DEPTH, 2 * limit)}
         rows = self._fused(asked, self._size(reach), filtered)
         hits = [Hit(Entry.of(row), row[20], ranking.parts(row[21:29])) for row in rows]
         self._uses.add(hit.entry.id for hit in hits)
@@ -64,22 +64,21 @@ class Fusing(Memory):
             # Many rows of one text may have filled the lists.
             return self._ask("search_exact", {**asked, "depth": ranking.EXACT_ROWS})
         self._count_words(asked)
-        if filtered and not self._broad(_conditions(asked)):
-            rows = self._ask("search_among", asked)
-            if not rows or (rows[0][29] or 0) <= ranking.EXACT_ROWS:
-                return self._whole(asked, rows)
-            self._remember_broad(_conditions(asked))
+        if filtered:
+            among = self._among("search_among", asked, _conditions(asked))
+            if among is not None:
+                return self._whole(asked, among)
         return self._whole(asked, self._ask("search_index", asked))
 
     def _whole(self, asked: dict[str, Any], rows: Rows) -> Rows:
         """The rows, or those of a look at everything where they are too few."""
         if len(rows) >= asked["limit"]:
             return rows
-        return self._ask("search_among", {**asked, "most": MOST, "depth": ranking.EXACT_ROWS})
+        return self._ask("search_among", {**asked, "most": None, "depth": ranking.EXACT_ROWS})
 
     def _count_words(self, asked: dict[str, Any]) -> None:
         """Count the words of large scopes, where nobody has for a day; looked at once a minute."""
-        key = ("words", str(asked["model"]), *asked["agents"])
+        key = ("words", str(asked["model"]), asked["agents"])
         if self._sizes.get(key, (0, 0.0))[1] > time.monotonic():
             return
         for agent, kind in self._ask("counted", asked):

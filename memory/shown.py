@@ -36,7 +36,7 @@ def dumps(document: Any) -> str:
 
 def entry_json(entry: Entry) -> dict[str, Any]:
     """An entry with all its fields."""
-    return {name: getattr(entry, name) for name in entry.__slots__}
+    return entry._asdict()
 
 
 def hit_json(hit: Hit) -> dict[str, Any]:

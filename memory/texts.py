@@ -13,7 +13,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..tasks.errors import EntryError, ValueTooLarge
@@ -53,6 +53,12 @@ def storable(field: str, text: str) -> str:
             f"has a lone surrogate at position {error.start}: it was decoded wrongly; decode it as UTF-8",
         ) from None
     return text
+
+
+def array_of(texts: Iterable[str]) -> str:
+    """Texts as Postgres writes an array of them. psycopg takes twenty times as long, with each search."""
+    escaped = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in escaped) + "}"
 
 
 def json_of(field: str, value: object, most: int) -> str:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
+from operator import attrgetter
 from uuid import UUID
 
 from ..tasks.queries import Numbered
@@ -27,13 +28,13 @@ class Uses:
         self._tenant = tenant
         self._statement = statement
         self._lock = threading.Lock()
-        self._counts: Counter[UUID] = Counter()
+        self._found: list[UUID] = []
         self._written = time.monotonic()
 
     def add(self, ids: Iterable[UUID]) -> None:
         """Count a use of each; write them all if that was a while ago."""
         with self._lock:
-            self._counts.update(ids)
+            self._found.extend(ids)
             due = time.monotonic() - self._written >= SECONDS
         if due:
             self.flush()
@@ -41,11 +42,12 @@ class Uses:
     def flush(self) -> None:
         """Write what was counted."""
         with self._lock:
-            counts, self._counts = self._counts, Counter()
+            found, self._found = self._found, []
             self._written = time.monotonic()
-        if counts:
+        if found:
+            counts = Counter(found)
             # In one order everywhere, so that two processes that write the same rows wait and do not deadlock.
-            ids = sorted(counts)
+            ids = sorted(counts, key=attrgetter("int"))
             hits = [counts[each] for each in ids]
             self._database.ask(
                 self._tenant, self._statement, {"tenant": self._tenant, "ids": ids, "hits": hits}

@@ -18,7 +18,7 @@ from .connections import Asker, Rows
 from .drafts import Draft, Options, draft
 from .entries import Filters, Hit, Json, Stored
 from .models import Model
-from .texts import alike, line_hashes
+from .texts import alike, array_of, line_hashes
 
 KEY_LOCK, TEXT_LOCK = 1, 2  # always taken in this order
 LINES = 1_000  # lines of a text that are looked up
@@ -57,7 +57,7 @@ class VectorMemory(Memory):
             return Stored(key, None, "recalled")
         vector = self._vectors([wanted.text])[0] if wanted.text.strip() else None
         model = self._needed()
-        reach = {**self._own(), "agents": [self.scope.agent], "model": model.id}
+        reach = {**self._own(), "agents": array_of([self.scope.agent]), "model": model.id}
         near = "near_exact" if self._size(reach) <= ranking.NEAR_ROWS else "near_index"
         lines = line_hashes(wanted.text) if "\n" in wanted.text else []
 
@@ -107,7 +107,7 @@ class VectorMemory(Memory):
             self._lock(asker, KEY_LOCK, self.scope.agent, given["key"])
             self._lock(asker, TEXT_LOCK, self.scope.agent, given["hash"].hex())
             looked = asker(self._sql["look"], given)
-            nearest = asker(self._sql[near], given) if near is not None else None
+            nearest = asker(self._statement(near, {}), given) if near is not None else None
         return _Found(*looked.fetchone()), [] if nearest is None else nearest.fetchall()  # type: ignore[misc]
 
     def _decide(

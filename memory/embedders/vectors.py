@@ -27,11 +27,12 @@ def unit(rows: Any, count: int, dims: int, model: str) -> Vectors:
             model,
             f"it answered with vectors of shape {found.shape} for {count} texts, and {(count, dims)} was expected",
         )
-    lengths = np.linalg.norm(found.astype(np.float64), axis=1, keepdims=True)
-    wrong = ~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0)
-    if wrong.any():
+    lengths = np.sqrt(np.einsum("ij,ij->i", found, found, dtype=np.float64))
+    if not (np.isfinite(lengths).all() and lengths.all()):
+        wrong = ~np.isfinite(lengths) | (lengths == 0)
         raise EmbeddingError(
             model,
             f"the vector of text {int(np.argmax(wrong))} has no direction (zero, or a number that is not finite)",
         )
-    return np.ascontiguousarray((found / lengths).astype(np.float32))
+    units: Vectors = (found / lengths[:, None]).astype(np.float32)
+    return units

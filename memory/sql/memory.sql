@@ -10,15 +10,31 @@ m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = ANY(
 AND m.kind = ANY(%(kinds)s::text[]) AND m.valid_to IS NULL AND m.importance >= 0
 AND (m.expires_at IS NULL OR m.expires_at > now())
 
--- name: part_filters
-AND (%(metadata)s::jsonb IS NULL OR m.metadata @> %(metadata)s::jsonb)
-AND (%(sources)s::text[] IS NULL OR m.source = ANY(%(sources)s::text[]))
-AND (%(trust)s::smallint IS NULL OR m.trust >= %(trust)s::smallint)
-AND (%(by)s::text[] IS NULL OR m.actor = ANY(%(by)s::text[]))
-AND (%(episode)s::text IS NULL OR m.episode = %(episode)s::text)
-AND (%(run)s::uuid IS NULL OR m.run_id = %(run)s::uuid)
-AND (%(since)s::timestamptz IS NULL OR m.at >= %(since)s::timestamptz)
-AND (%(until)s::timestamptz IS NULL OR m.at < %(until)s::timestamptz)
+-- Conditions of a search: `{part_filters}` is those that were asked for, and no word of the others, which would be looked at
+-- for each row and sent with each search (a third of what a search costs this process).
+-- name: part_if_metadata
+AND m.metadata @> %(metadata)s::jsonb
+
+-- name: part_if_sources
+AND m.source = ANY(%(sources)s::text[])
+
+-- name: part_if_trust
+AND m.trust >= %(trust)s::smallint
+
+-- name: part_if_by
+AND m.actor = ANY(%(by)s::text[])
+
+-- name: part_if_episode
+AND m.episode = %(episode)s::text
+
+-- name: part_if_run
+AND m.run_id = %(run)s::uuid
+
+-- name: part_if_since
+AND m.at >= %(since)s::timestamptz
+
+-- name: part_if_until
+AND m.at < %(until)s::timestamptz
 
 -- name: part_given
 %(model)s::smallint, %(agents)s::text[], %(kinds)s::text[], %(metadata)s::jsonb, %(sources)s::text[],

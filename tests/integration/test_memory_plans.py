@@ -15,7 +15,7 @@ from memories import opened
 from stack import Stack, stack_of
 
 from trellis.memory import EpisodicMemory, Filters, Scope, VectorMemory, ranking
-from trellis.memory.base import ALONE, sql
+from trellis.memory.base import ALONE, CONDITIONS, sql
 from trellis.memory.connections import MemoryDatabase
 from trellis.memory.embedders.hashing import HashingEmbedder
 from trellis.tasks.embedded import Servers
@@ -67,7 +67,7 @@ def database(stack_full: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mem
 
 def explained(database: MemoryDatabase, name: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
     """The nodes of a statement's plan, as the memory's own connection makes it."""
-    statement = sql(DIMS)[name]
+    statement = sql(DIMS, tuple(each for each in CONDITIONS if asked.get(each) is not None))[name]
     explain = statement._replace(text=b"EXPLAIN (FORMAT JSON) " + statement.text)
     [[plan]] = (
         database.ask_alone(explain, asked) if name in ALONE else database.ask(ANN.tenant, explain, asked)
@@ -148,6 +148,41 @@ def test_words_and_conditions_of_a_large_scope_are_looked_up(
         database.close()  # its connections report what they have counted
         from_then = [scans(stack_full, index) for _ in range(1)]
         assert from_then[0] > before
+
+
+@pytest.mark.parametrize("kind", [VectorMemory, EpisodicMemory])
+@pytest.mark.parametrize(
+    ("filters", "asked"),
+    [
+        (Filters(metadata={"rare": 1}), [401, None]),
+        (Filters(metadata={"rare": 0}), [401]),
+    ],
+    ids=["few", "many"],
+)
+def test_what_conditions_leave_is_counted_once_in_a_while(
+    database: MemoryDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Any],
+    filters: Filters,
+    asked: list[int | None],
+) -> None:
+    """Few rows are all looked at, the next time without a bound; more than those only until that is known."""
+    monkeypatch.setattr(ranking, "NEAR_ROWS", 100)
+    memory = kind(EMBEDDER, ANN, database=database)
+    bounds: list[int | None] = []
+    ask = memory._ask
+
+    def noting(name: str, arguments: dict[str, Any]) -> Any:
+        if name in ("nearest_among", "search_among"):
+            bounds.append(arguments["most"])
+        return ask(name, arguments)
+
+    monkeypatch.setattr(memory, "_ask", noting)
+    for _ in range(2):
+        hits = memory.search("zebra", filters=filters)
+        assert len(hits) == 10
+        assert all(hit.metadata == filters.metadata for hit in hits)
+    assert bounds == asked
 
 
 @pytest.mark.parametrize("kind", [VectorMemory, EpisodicMemory])
