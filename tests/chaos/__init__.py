@@ -7,3 +7,9 @@ A case is (program, kill point, fault, seed), all drawn from its seed (`cases`).
 happens (`trigger`). At the end `laws` compares the ledger that the bodies wrote, and the journal, with what the
 program must come to (`programs`). Nothing in the product knows of any of this.
 """
+
+import sys
+from pathlib import Path
+
+# `forks` is there: for whoever comes by `python -m chaos`.
+sys.path.append(str(Path(__file__).parents[1] / "support"))

@@ -6,55 +6,30 @@ zygote; the application that knows nothing of Trellis is a process from its firs
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+
+import forks
+from forks import Zygote
 
 from trellis.tasks.processes import spawn
 
 TESTS = Path(__file__).resolve().parents[1]
 BOOT = Path(__file__).resolve().parent / "boot"
+CELERY = BOOT / "celery_program.py"
 PATH = os.pathsep.join((str(BOOT), str(TESTS)))
 
 
-class Zygote:
-    """Forks Celery programs that are imported already."""
-
-    def __init__(self) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._lock = threading.Lock()
-        command = [sys.executable, "-m", "chaos.zygote", str(theirs.fileno())]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("TRELLIS_")}
-        with theirs:
-            self._popen = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                env={**environment, "PYTHONPATH": PATH, "CHAOS_CLOCK": ""},
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-
-    def ask(self, **request: Any) -> Any:
-        """Send a request and wait for its answer."""
-        with self._lock:
-            self._control.send(json.dumps(request).encode())
-            answer = self._control.recv(1 << 10)
-        assert answer, "the zygote has died: see what it said above"
-        return json.loads(answer)
-
-    def close(self) -> None:
-        """End it, and what it has started."""
-        self._control.close()
-        self._popen.wait()
+def maker() -> Zygote:
+    """Forks what Trellis runs; whoever reads the time there finds a clock that each of them may set."""
+    others = {key: value for key, value in os.environ.items() if not key.startswith("TRELLIS_")}
+    return Zygote({**others, "PYTHONPATH": PATH, "CHAOS_CLOCK": ""})
 
 
 class Program(ABC):
@@ -65,13 +40,18 @@ class Program(ABC):
         self.log = folder / f"{name}.log"
         self._arguments = arguments
         self._env = dict(env)
-        self.pid: int | None = None
+        self._process: forks.Forked | subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that was started last."""
+        return None if self._process is None else self._process.pid
 
     def start(self) -> bool:
         """Start it, if it does not run; whether that was needed."""
-        if self.pid is not None and not self._ended():
+        if self._process is not None and self._process.poll() is None:
             return False
-        self.pid = self._start()
+        self._process = self._start()
         return True
 
     def send(self, number: int) -> None:
@@ -84,18 +64,16 @@ class Program(ABC):
         """Kill it; cases are over."""
         self.send(signal.SIGCONT)
         self.send(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
 
     def text(self) -> str:
         """What it has logged."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     @abstractmethod
-    def _start(self) -> int:
-        """Start it; its pid, which is that of its session."""
-
-    @abstractmethod
-    def _ended(self) -> bool:
-        """Whether what was started has ended."""
+    def _start(self) -> forks.Forked | subprocess.Popen[bytes]:
+        """Start it, in a session of its own."""
 
 
 class Forked(Program):
@@ -107,26 +85,13 @@ class Forked(Program):
         super().__init__(name, ("-A", "trellis.tasks", *arguments), env, folder)
         self._zygote = zygote
 
-    def _start(self) -> int:
-        return int(self._zygote.ask(log=str(self.log), arguments=self._arguments, environment=self._env))
-
-    def _ended(self) -> bool:
-        return bool(self._zygote.ask(poll=self.pid))
+    def _start(self) -> forks.Forked:
+        return forks.Forked(["python", str(CELERY), *self._arguments], self._env, self.log, self._zygote)
 
 
 class Stranger(Program):
     """One that has nothing of Trellis in it."""
 
-    _popen: subprocess.Popen[bytes]
-
-    def _start(self) -> int:
+    def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "celery", *self._arguments]
-        self._popen = spawn(command, log=self.log, env=self._env, death_signal=signal.SIGKILL)
-        return self._popen.pid
-
-    def _ended(self) -> bool:
-        return self._popen.poll() is not None
-
-    def end(self) -> None:
-        super().end()
-        self._popen.wait()
+        return spawn(command, log=self.log, env=self._env, death_signal=signal.SIGKILL)

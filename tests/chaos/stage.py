@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from forks import Zygote
 
 from trellis.tasks import embedded, schema
 from trellis.tasks.settings import PREFIX, Settings
@@ -23,7 +24,7 @@ from trellis.workflows import Client
 
 from . import laws
 from .harm import ELSEWHERE
-from .processes import PATH, Forked, Program, Stranger, Zygote
+from .processes import PATH, Forked, Program, Stranger, maker
 
 # Short, so that a case takes seconds; the ratios between the times are those of the defaults. A busy machine may
 # expire a lease of this length on its own, so crashes are not what ends a step here.
@@ -162,7 +163,7 @@ def stage(folder: Path) -> Iterator[Stage]:
     with ExitStack() as stack:
         # SIGKILL of Postgres' backends is not among the faults, so its shared memory may be small.
         options = {"shared_buffers": "32MB"}
-        zygote = Zygote()  # imports, while the servers start
+        zygote = maker()  # imports, while the servers start
         stack.callback(zygote.close)
         servers = stack.enter_context(embedded.servers(folder / "servers", postgres_options=options))
         made = Stage(servers, zygote, folder)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from book import environment
-from forks import Zygote
+import forks
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
+def zygote() -> forks.Zygote:
     """Starts programs."""
-    found = Zygote(environment())
-    yield found
-    found.close()
+    return forks.zygote()

@@ -30,8 +30,11 @@ class Zygote:
         self._lock = threading.Lock()
         program = [sys.executable, str(Path(__file__).with_name("zygote.py")), str(its.fileno())]
         plain = {name: value for name, value in os.environ.items() if not name.startswith("TRELLIS_")}
-        self._process = subprocess.Popen(program, pass_fds=(its.fileno(),), env=plain if env is None else env)
-        its.close()
+        with its:
+            self._process = subprocess.Popen(
+                program, pass_fds=(its.fileno(),), env=plain if env is None else env, stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for whoever started it
+            )  # fmt: skip
 
     def start(self, command: list[str], folder: Path, env: dict[str, str], *descriptors: int) -> int:
         """Start a program: `trellis`, `celery`, `python FILE` or `repl`; answers with its pid."""
@@ -79,21 +82,26 @@ def zygote() -> Zygote:
 class Forked:
     """A program that was started by a zygote, as subprocess.Popen shows one."""
 
-    def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, command: list[str], env: dict[str, str], log: Path, maker: Zygote | None = None
+    ) -> None:
+        self._maker = maker or zygote()
         with log.open("ab") as out, open(os.devnull, "rb") as nothing:
-            self.pid = zygote().start(command, log.parent, env, nothing.fileno(), out.fileno(), out.fileno())
+            self.pid = self._maker.start(
+                command, log.parent, env, nothing.fileno(), out.fileno(), out.fileno()
+            )
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
         """The exit status; None while it runs."""
         if self.returncode is None:
-            self.returncode = zygote().poll(self.pid)
+            self.returncode = self._maker.poll(self.pid)
         return self.returncode
 
     def wait(self, timeout: float = 600.0) -> int:
         """The exit status, once it is over. Raises TimeoutExpired."""
         if self.poll() is None:
-            self.returncode = zygote().wait(self.pid, timeout)
+            self.returncode = self._maker.wait(self.pid, timeout)
         assert self.returncode is not None
         return self.returncode
 
