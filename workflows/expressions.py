@@ -12,14 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
-
-import rule_engine
-from rule_engine import ast, errors, types
 
 from ..tasks.errors import DefinitionError
 from ..tasks.hints import did_you_mean
+from . import rules
 from .references import Path, Reference
 
 MAX_LENGTH = 2000
@@ -88,27 +86,33 @@ def _wrap(value: Any) -> Any:
     return value
 
 
-class _Context(rule_engine.Context):  # type: ignore[misc]  # rule-engine's types are not strict
+@cache
+def _context_class() -> Any:
     """Fields come before rule-engine's own attributes (`.length`, `.keys`), and what is absent is null."""
 
-    def __init__(self, turns: bool) -> None:
-        super().__init__(
-            type_resolver=dict.fromkeys((*_ROOTS, *_TURNS) if turns else _ROOTS, types.DataType.UNDEFINED),
-            default_timezone="utc",
-            default_value=None,
-        )
-
-    def resolve_attribute(self, thing: Any, object_: Any, name: str) -> Any:
-        if object_ is None:
-            return None
-        if isinstance(object_, _Record) and name in object_:
-            return object_[name]
-        try:
-            return super().resolve_attribute(thing, object_, name)
-        except errors.AttributeResolutionError:
-            if isinstance(object_, _Record):
+    class Context(rules.Context):  # type: ignore[misc]  # rule-engine's types are not strict
+        def resolve_attribute(self, thing: Any, object_: Any, name: str) -> Any:
+            if object_ is None:
                 return None
-            raise
+            if isinstance(object_, _Record) and name in object_:
+                return object_[name]
+            try:
+                return super().resolve_attribute(thing, object_, name)
+            except rules.errors.AttributeResolutionError:
+                if isinstance(object_, _Record):
+                    return None
+                raise
+
+    return Context
+
+
+def _context(turns: bool) -> Any:
+    names = (*_ROOTS, *_TURNS) if turns else _ROOTS
+    return _context_class()(
+        type_resolver=dict.fromkeys(names, rules.types.DataType.UNDEFINED),
+        default_timezone="utc",
+        default_value=None,
+    )
 
 
 @lru_cache(maxsize=10_000)
@@ -116,8 +120,8 @@ def compile(text: str, turns: bool = False) -> Condition:  # noqa: A001  # as re
     """Parse a condition; `turns`: of a loop. Raises DefinitionError."""
     _refuse_dangers(text)
     try:
-        rule = rule_engine.Rule(text, context=_Context(turns))
-    except errors.EngineError as error:
+        rule = rules.Rule(text, context=_context(turns))
+    except rules.errors.EngineError as error:
         raise DefinitionError(f"the condition {text!r} is wrong: {_explain(error)}") from error
     except (ArithmeticError, ValueError, RecursionError) as error:
         raise DefinitionError(f"the condition {text!r} is wrong: {error}") from error
@@ -150,8 +154,8 @@ def _holds(condition: Condition, known: Mapping[str, Any]) -> bool:
     text = condition.text
     try:
         return bool(condition.rule.matches(known))
-    except (errors.EngineError, ArithmeticError, TypeError, ValueError) as error:
-        message = _explain(error) if isinstance(error, errors.EngineError) else str(error)
+    except (rules.errors.EngineError, ArithmeticError, TypeError, ValueError) as error:
+        message = _explain(error) if isinstance(error, rules.errors.EngineError) else str(error)
         raise DefinitionError(f"the condition {text!r} does not fit its values: {message}") from error
 
 
@@ -176,18 +180,18 @@ def _refuse_dangers(text: str) -> None:
 
 def _visit(node: Any, text: str, found: dict[Reference, None], comprehensions: int) -> None:
     """Collect the references, and make nulls harmless."""
-    if isinstance(node, ast.SymbolExpression) and node.scope is None and node.name in _ROOTS:
+    if isinstance(node, rules.ast.SymbolExpression) and node.scope is None and node.name in _ROOTS:
         raise DefinitionError(
             f"the condition {text!r} uses {node.name} as a whole: write {node.name}.NAME, or "
             f'{node.name}["NAME"] with the name as a plain text'
         )
-    if isinstance(node, ast.ComprehensionExpression):
+    if isinstance(node, rules.ast.ComprehensionExpression):
         comprehensions += 1
         if comprehensions > 1:
             raise DefinitionError(f"the condition {text!r} nests loops: compute it in a step")
-    if isinstance(node, ast.GetItemExpression):
+    if isinstance(node, rules.ast.GetItemExpression):
         node.safe = True
-    if isinstance(node, ast.ArithmeticComparisonExpression):
+    if isinstance(node, rules.ast.ArithmeticComparisonExpression):
         node._evaluator = _without_null(node, node._evaluator)
     reference = _reference(node)
     if reference is not None:
@@ -202,18 +206,22 @@ def _reference(node: Any) -> Reference | None:
     """`steps.raw.rows[0]` as a reference; None for all that is not a name with constant parts behind it."""
     parts: list[str | int] = []
     while True:
-        if isinstance(node, ast.GetAttributeExpression):
+        if isinstance(node, rules.ast.GetAttributeExpression):
             parts.append(node.name)
             node = node.object
-        elif isinstance(node, ast.GetItemExpression) and isinstance(node.item, ast.StringExpression):
+        elif isinstance(node, rules.ast.GetItemExpression) and isinstance(
+            node.item, rules.ast.StringExpression
+        ):
             parts.append(node.item.value)
             node = node.container
-        elif isinstance(node, ast.GetItemExpression) and isinstance(node.item, ast.FloatExpression):
+        elif isinstance(node, rules.ast.GetItemExpression) and isinstance(
+            node.item, rules.ast.FloatExpression
+        ):
             parts.append(int(node.item.value))
             node = node.container
         else:
             break
-    known = isinstance(node, ast.SymbolExpression) and node.scope is None and node.name in _ROOTS
+    known = isinstance(node, rules.ast.SymbolExpression) and node.scope is None and node.name in _ROOTS
     if not known or not parts or isinstance(parts[-1], int):
         return None
     path: Path = tuple(reversed(parts[:-1]))
@@ -221,8 +229,8 @@ def _reference(node: Any) -> Reference | None:
 
 
 def _make_safe(node: Any) -> None:
-    while not isinstance(node, ast.SymbolExpression):
-        if isinstance(node, ast.GetItemExpression):
+    while not isinstance(node, rules.ast.SymbolExpression):
+        if isinstance(node, rules.ast.GetItemExpression):
             node.safe = True
             node = node.container
         else:
@@ -239,7 +247,7 @@ def _children(node: Any) -> Iterator[Any]:
 
 
 def _expressions(value: Any) -> Iterator[Any]:
-    if isinstance(value, ast.ExpressionBase):
+    if isinstance(value, rules.ast.ExpressionBase):
         yield value
     elif isinstance(value, tuple | list | set | frozenset):
         for each in value:
@@ -260,13 +268,13 @@ def _without_null(node: Any, compare: Callable[[Any], Any]) -> Callable[[Any], A
 
 
 def _explain(error: Exception) -> str:
-    if isinstance(error, errors.SymbolResolutionError):
+    if isinstance(error, rules.errors.SymbolResolutionError):
         name = error.symbol_name
         return (
             f"it does not know {name!r}{did_you_mean(name, ('params', 'steps'))}; "
             "values are written params.NAME and steps.NAME, texts in quotes, functions as $name"
         )
-    if isinstance(error, errors.RuleSyntaxError):
+    if isinstance(error, rules.errors.RuleSyntaxError):
         place = "at its end" if error.token is None else f"near {error.token.value!r}"
         return f"a syntax error {place} (and, or, not, ==, !=, <, <=, >, >=, in, texts in quotes)"
     return str(getattr(error, "message", "")) or str(error)

@@ -34,6 +34,7 @@ import celery.bin.celery
 import celery.concurrency.prefork
 import celery.worker.consumer  # noqa: F401
 import flower.command  # noqa: F401  # the command `celery` loads it, whatever it is asked for
+import rule_engine  # noqa: F401
 from celery.__main__ import main as celery_main
 from celery.fixups.django import fixup as django_fixup
 

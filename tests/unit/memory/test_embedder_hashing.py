@@ -102,14 +102,3 @@ def test_no_wrong_shape_and_no_row_without_a_direction_leaves_an_embedder(rows: 
 def test_lengths_of_large_and_small_numbers_come_out_right() -> None:
     rows = unit([[3e20, 4e20], [3e-22, 4e-22]], 2, 2, "m")
     assert np.allclose(rows, [[0.6, 0.8], [0.6, 0.8]], atol=1e-6)
-
-
-def test_the_package_costs_no_numpy() -> None:
-    """Applications that use no memory do not pay for it, and neither does the command."""
-    program = (
-        "import sys, trellis.workflows, trellis.tasks.cli\n"
-        "import trellis.memory.cli_embedder, trellis.memory.embedders.service\n"
-        "print(sorted({'numpy', 'torch', 'openai', 'onnxruntime'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from trellis.tasks.errors import ConfigurationError, SecretError
@@ -75,10 +72,3 @@ def test_wrong_keys_are_refused_and_not_shown(name: str, wrong: str) -> None:
 def test_an_empty_variable_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"TRELLIS_{name.upper()}", "")
     assert getattr(Settings(), name) is None
-
-
-def test_nothing_is_loaded_before_the_first_secret() -> None:
-    program = (
-        "import sys, trellis.workflows, trellis.tasks.vault; sys.exit('cryptography.hazmat' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
