@@ -242,12 +242,11 @@ def test_a_run_is_cancelled_by_the_beginning_of_its_id(trellis: Project) -> None
 
 
 def test_a_slip_in_one_of_several_ids_cancels_none(trellis: Project) -> None:
-    popen, file = trellis.begin()
-    run = eventually(trellis.latest, 60, "the run")
+    file = trellis.folder / "go-slip"
+    run = trellis("run", "flow.py:slow", "-p", f"file={file}").stdout.strip()
     assert trellis("cancel", run, "zzz").returncode == 2
     file.touch()
-    popen.communicate(timeout=60)
-    assert popen.returncode == 0
+    assert trellis.stack.client.wait(run, 60).state == "succeeded"
 
 
 def test_ctrl_c_where_nobody_can_be_asked_leaves_the_run_alone(trellis: Project) -> None:

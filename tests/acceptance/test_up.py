@@ -19,6 +19,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from forks import ran
 
 from trellis.tasks import embedded
 from trellis.tasks.accounts import closed
@@ -100,15 +101,7 @@ class Up:
 
 def trellis(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
-        [str(TRELLIS), *arguments],
-        cwd=folder,
-        env=environment(**env),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return ran(["trellis", *arguments], folder, environment(**env))
 
 
 def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:

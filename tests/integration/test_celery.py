@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 import sys
 import urllib.request
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import shapes
 import steps
 from celery import Celery
-from stack import Stack, alone, eventually
+from forks import ran
+from stack import SUPPORT, Stack, alone, eventually
 
 from trellis.tasks.app import sender
 from trellis.workflows import AsyncClient, Context, Workflow, action
@@ -79,10 +79,8 @@ def test_a_native_canvas_gives_what_the_engine_gives(stack: Stack) -> None:
     stack.worker(**results)
     carried = {}
     for name in shapes.ALL:
-        command = [sys.executable, "-m", "shapes", name]
-        asked = subprocess.run(
-            command, env=stack.environment(**results), capture_output=True, text=True, timeout=60
-        )
+        command = ["python", str(SUPPORT / "shapes.py"), name]
+        asked = ran(command, stack.folder, stack.environment(**results))
         assert asked.returncode == 0, asked.stderr
         carried[name] = json.loads(asked.stdout)
     for name, build in shapes.ALL.items():
