@@ -10,6 +10,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Some containers set it: then each interpreter that the tests start compiles our modules anew (measured, 0.4 s of
+# processor for all of them), and pytest rewrites the asserts of every file again.
+unset PYTHONDONTWRITEBYTECODE
+
 # worksteal: a few fault tests last a hundred times as long as a unit test, and no file is a fair share.
 arguments=(--numprocesses "${WORKERS:-4}" --dist worksteal "$@")
 
