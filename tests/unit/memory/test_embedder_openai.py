@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
 import pytest
+from endpoints import KEY, Answer, Endpoint
 
 from trellis.memory.embedders.hashing import HashingEmbedder
-from trellis.memory.embedders.openai import OpenAIEmbedder, batches, retry_after
+from trellis.memory.embedders.openai import OpenAIEmbedder, batches
+from trellis.memory.endpoint import retry_after
 from trellis.tasks.errors import EmbedderRefused, EmbedderUnavailable, EmbeddingError, TextRefused
 
-KEY = "sk-0123456789abcdef"
-Answer = tuple[int, dict[str, str], Any]
 INNER = HashingEmbedder(16)
 
 
@@ -37,53 +35,11 @@ def vectors(texts: Sequence[str], *, encoded: bool = True) -> dict[str, Any]:
     return {"object": "list", "model": "m", "data": list(reversed(data)), "usage": usage}
 
 
-class Endpoint:
-    """A server that answers as it is told, then well, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.answers: list[Answer] = []
-        self.usual: Callable[[dict[str, Any]], Answer] = lambda body: (200, {}, vectors(body["input"]))
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                endpoint.asked.append({"path": self.path, **body})
-                endpoint.headers.append({name.lower(): value for name, value in self.headers.items()})
-                status, headers, answer = (
-                    endpoint.answers.pop(0) if endpoint.answers else endpoint.usual(body)
-                )
-                said = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                self.send_response(status)
-                for name, value in {"content-type": "application/json", **headers}.items():
-                    self.send_header(name, value)
-                self.send_header("content-length", str(len(said)))
-                self.end_headers()
-                self.wfile.write(said)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def says(self, status: int, message: str = "no", **more: Any) -> None:
-        """The next answer is an error."""
-        headers = more.pop("headers", {})
-        self.answers.append(
-            (status, headers, {"error": {"message": message, "type": "t", "code": None, **more}})
-        )
-
-
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    made = Endpoint()
+    made = Endpoint(lambda body: (200, {}, vectors(body["input"])))
     yield made
-    made.server.shutdown()
-    made.server.server_close()
+    made.close()
 
 
 def made(endpoint: Endpoint, pauses: list[float] | None = None, **options: Any) -> OpenAIEmbedder:
@@ -158,8 +114,7 @@ def test_tries_are_bounded(endpoint: Endpoint) -> None:
 
 
 def test_an_endpoint_that_is_not_there_is_unavailable(endpoint: Endpoint) -> None:
-    endpoint.server.shutdown()
-    endpoint.server.server_close()
+    endpoint.close()
     pauses: list[float] = []
     with pytest.raises(EmbedderUnavailable, match="no answer"):
         made(endpoint, pauses, attempts=2).embed(["a"])
