@@ -234,7 +234,8 @@ SELECT memory_count_words(%(model)s::smallint, %(agent)s::text, %(kind)s::text, 
 SELECT pg_advisory_xact_lock(%(level)s::integer, hashtext(%(what)s::text))
 
 -- What is there already, when a fact comes under a key: the key's row, its link, a row of the same text, and how many
--- lines of the text are rows of their own.
+-- lines of the text are rows of their own. What is trusted less than the fact says nothing in its place: else whoever
+-- says a thing first on a web page hides it from searches that ask for more trust.
 -- name: look
 SELECT k.id, k.model, k.same, k.alive, l.id, l.same, t.id,
        (SELECT count(DISTINCT m.hash) FROM memory m
@@ -242,31 +243,31 @@ SELECT k.id, k.model, k.same, k.alive, l.id, l.same, t.id,
            AND m.hash = ANY(%(lines)s::bytea[]) AND m.valid_to IS NULL)
   FROM (SELECT) nothing
   LEFT JOIN LATERAL (
-      SELECT m.id, m.model, m.value = %(value)s::jsonb AS same,
+      SELECT m.id, m.model, m.value = %(value)s::jsonb AND m.trust >= %(trust)s::smallint AS same,
              m.expires_at IS NULL OR m.expires_at > now() AS alive
         FROM memory m
        WHERE m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = 'fact' AND m.key = %(key)s::text
          AND m.valid_to IS NULL
        ORDER BY (m.model = %(model)s::smallint) DESC LIMIT 1) k ON true
   LEFT JOIN LATERAL (
-      SELECT id, value = %(value)s::jsonb AS same FROM memory_link
+      SELECT id, value = %(value)s::jsonb AND trust >= %(trust)s::smallint AS same FROM memory_link
        WHERE tenant = %(tenant)s::text AND agent = %(agent)s::text AND kind = 'fact' AND key = %(key)s::text
          AND (expires_at IS NULL OR expires_at > now())) l ON true
   LEFT JOIN LATERAL (
       SELECT m.id FROM memory m
        WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text
          AND m.kind = 'fact' AND m.hash = %(hash)s::bytea AND m.key <> %(key)s::text AND m.valid_to IS NULL
-         AND (m.expires_at IS NULL OR m.expires_at > now()) LIMIT 1) t ON true
+         AND m.trust >= %(trust)s::smallint AND (m.expires_at IS NULL OR m.expires_at > now()) LIMIT 1) t ON true
 
--- The nearest other facts of the scope: near enough, and one of them says the same.
+-- The nearest other facts of the scope, trusted as much: near enough, and one of them says the same.
 -- name: near_exact
 SELECT m.id, m.text, -(m.embedding <#> %(vector)s) AS similarity FROM memory m
- WHERE {part_reach} AND m.key <> %(key)s::text AND m.embedding IS NOT NULL
+ WHERE {part_reach} AND m.key <> %(key)s::text AND m.trust >= %(trust)s::smallint AND m.embedding IS NOT NULL
  ORDER BY m.embedding <#> %(vector)s LIMIT 5
 
 -- name: near_index
 SELECT m.id, m.text, -(m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims})) AS similarity FROM memory m
- WHERE {part_reach} AND m.key <> %(key)s::text
+ WHERE {part_reach} AND m.key <> %(key)s::text AND m.trust >= %(trust)s::smallint
  ORDER BY m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims}) LIMIT 5
 
 -- name: insert

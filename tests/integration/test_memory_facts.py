@@ -38,6 +38,22 @@ def facts(database: MemoryDatabase) -> VectorMemory:
     return VectorMemory(EMBEDDER, ANN, database=database)
 
 
+def test_what_is_trusted_less_hides_nothing_that_is_trusted_more(facts: VectorMemory) -> None:
+    """A page that says a thing first: the same words of a person are a fact of their own, under any key."""
+    facts.store("page", "the office opens at nine", source="web")
+    facts.store("alias", "the office opens at NINE", source="web")
+    trusted = Filters(min_trust=1)
+    assert facts.search("office", filters=trusted) == []
+    assert facts.store("said", "The office opens  at nine").outcome == "added"
+    assert [hit.key for hit in facts.search("office", filters=trusted)] == ["said"]
+    assert facts.store("page", "the office opens at nine").outcome == "linked"
+    assert facts.store("alias", "the office opens at NINE", source="web").outcome == "same"
+    assert facts.store("other", "THE office opens at nine", source="web").outcome == "linked"
+    facts.store("shop", "the shop is closed", source="web")
+    assert facts.store("shop", "the shop is closed").outcome == "replaced"
+    assert [entry.trust for entry in facts.history("shop")] == [0, 2]
+
+
 def test_what_is_stored_is_answered_by_its_key_and_found_by_its_text(facts: VectorMemory) -> None:
     at = datetime(2026, 5, 4, 12, tzinfo=UTC)
     run = uuid4()
