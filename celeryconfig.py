@@ -20,6 +20,7 @@ imports = (
     "trellis.workflows.worker",
     "trellis.memory.embedders.service",
     "trellis.workflows.reembedding",
+    "trellis.workflows.distilling",
     "trellis.workflows.boot",
     *_settings.imports,
 )

@@ -21,6 +21,10 @@ a program never has to read a message. Whatever a user can meet derives from `Tr
     │   ├── TextRefused             one of the texts is none that a model can read
     │   ├── EmbedderRefused         a key, a model or dimensions are wrong
     │   └── EmbedderUnavailable     an endpoint or a worker does not answer now
+    ├── CompletionError             a language model gave no answer that can be used
+    │   ├── CompletionRefused       a key, a model or an address is wrong, or the prompt is too long
+    │   ├── CompletionUnavailable   an endpoint does not answer now
+    │   └── AnswerUnusable          the model declined, or answered something else than what was asked for
     ├── StackError                  a process of the local stack does not start, or keeps dying
     ├── ResourceError               a limit was passed
     │   ├── RunTooLarge             a run would have more steps than a run may
@@ -223,6 +227,34 @@ class EmbedderUnavailable(EmbeddingError):
     def __init__(self, model: str, problem: str, retry_after: float | None = None) -> None:
         self.retry_after = retry_after
         super().__init__(model, problem)
+
+
+class CompletionError(TrellisError):
+    """The language model `model` gave no answer that can be used; `problem` says why."""
+
+    def __init__(self, model: str, problem: str) -> None:
+        self.model = model
+        self.problem = problem
+        super().__init__(f"language model {model}: {problem}")
+
+
+class CompletionRefused(CompletionError):
+    """A key, a model or an address is wrong, or the prompt is too long: a setting has to change before another try."""
+
+
+class CompletionUnavailable(CompletionError):
+    """An endpoint does not answer now; asking again later may help.
+
+    `retry_after` has the seconds for which it asks to be left alone, where it says so.
+    """
+
+    def __init__(self, model: str, problem: str, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(model, problem)
+
+
+class AnswerUnusable(CompletionError):
+    """The model declined, or answered something else than what was asked for; another try may go better."""
 
 
 class StackError(TrellisError):

@@ -170,6 +170,29 @@ class Settings(BaseSettings):
         "at all.",
     )
 
+    # --- the language model
+    llm: str | None = Field(
+        None,
+        description="What distills facts from episodes: openai:MODEL, at any endpoint that speaks its protocol and "
+        "answers by a JSON Schema. Without it nothing is asked of any.",
+    )
+    llm_url: str | None = Field(
+        None, description="Address of the endpoint, up to and including /v1; OpenAI's own by default."
+    )
+    llm_api_key: SecretStr | None = Field(
+        None, description="Key for that endpoint. For OpenAI's own, OPENAI_API_KEY is read as well."
+    )
+    llm_timeout: float = Field(120.0, gt=0, description="Seconds for an answer.")
+    llm_characters: int = Field(
+        12_000,
+        ge=1_000,
+        le=1_000_000,
+        description="Characters of the texts in one prompt (four make a token in English, fewer elsewhere).",
+    )
+    llm_tokens: int = Field(
+        8_192, ge=256, description="Tokens of one answer at most, with those that a model thinks in."
+    )
+
     # --- sizes and limits
     value_max_bytes: int = Field(
         1_048_576,

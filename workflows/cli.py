@@ -24,6 +24,7 @@ from . import (
     cli_answers,
     cli_bulk,
     cli_control,
+    cli_distill,
     cli_reindex,
     files,
     registry,
@@ -94,6 +95,7 @@ def register(app: typer.Typer) -> None:
     register_doubts(app)
     app.add_typer(schedules_app, name="schedules")
     app.add_typer(secrets_app, name="secrets")
+    cli_distill.register()
     cli_reindex.register()
 
 

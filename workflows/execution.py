@@ -19,8 +19,10 @@ from celery.exceptions import WorkerShutdown, WorkerTerminate
 from ..tasks.errors import (
     ApprovalRejected,
     ChildFailed,
+    CompletionRefused,
     DeadlineExceeded,
     DefinitionError,
+    EmbedderRefused,
     ExecutionError,
     HeartbeatTimeout,
     InputError,
@@ -52,6 +54,8 @@ _HOPELESS = (
     RunTooLarge,
     ValueTooLarge,
     ApprovalRejected,
+    CompletionRefused,
+    EmbedderRefused,
 )  # the next attempt would fail alike
 
 _SELF_EXPLAINING = (

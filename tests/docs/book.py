@@ -9,7 +9,8 @@ How a page is written:
   ```yaml, json  the same for files; a definition's form is checked
   ```console     commands after `$ `, run and compared with what is shown; without `$ ` only checked
                  `trellis up`, `trellis worker` and `celery -A … worker` go on in the background
-  ```bash        commands that are only checked (commands.py); `export` holds for the rest of the page
+  ```bash        commands that are only checked (commands.py); `export` holds for the rest of the page, with
+                 addresses of ours: those of the session's servers, and of a language model that the test plays
   ```sql         run on the page's database
   ```text        not run
 """
@@ -35,6 +36,7 @@ import transcript
 import yaml
 from fences import ROOT, Fence, fences
 from forks import Zygote
+from mind import mind
 from stack import QUICK, Stack, eventually
 
 from trellis.tasks import services
@@ -147,6 +149,10 @@ class Book:
         }
         for each in assignments:
             name, _, value = each.partition("=")
+            if name == "TRELLIS_LLM_URL":
+                model = mind()
+                self._held.callback(model.close)
+                ours[name] = model.url
             self._environment[name] = ours.get(name, value)
 
     # --- Python

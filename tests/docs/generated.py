@@ -68,6 +68,7 @@ from trellis.workflows import (
     StepState,
     Workflow,
     action,
+    distilling,
     files,
     worker,
 )
@@ -369,6 +370,8 @@ def api() -> str:
             parts.append(_thing(thing, methods))
     parts.append("\n## trellis.workflows.files\n")
     parts += [_function(f"files.{each.__name__}", each) for each in MODULES]
+    parts.append("\n## trellis.workflows.distilling\n")
+    parts.append(_function("distilling.start", distilling.start))
     parts.append("\n## trellis.workflows.testing\n")
     parts.append(_thing(Runner, TESTING))
     parts.append("\n## Tasks by name\n")

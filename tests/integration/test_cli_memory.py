@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from endpoints import Endpoint, completion, quoted
 from forks import ran
 from stack import Stack
 
-from trellis.workflows import reembedding
+from trellis.workflows import distilling, reembedding
 
 
 class Shell:
@@ -157,3 +158,41 @@ def test_reindex_starts_one_durable_run(stack: Stack, shell: Shell, monkeypatch:
     assert "have vectors of 'hashing-32' now" in moved.stderr
     found = shell("search", "tea", "--json", TRELLIS_EMBEDDER="hashing:32")
     assert [hit["key"] for hit in json.loads(found.stdout)] == ["k"]
+
+
+def test_distill_starts_one_durable_run(stack: Stack, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off until a model is chosen; what is wrong with the choice is told before a run is started."""
+    shell("store", "talk", "I drink tea", "--episode", "--agent", "ann")
+    for llm, told in ((None, "TRELLIS_LLM is not set"), ("openia:m", "did you mean 'openai'")):
+        wrong = shell("distill", "--agent", "ann", **({} if llm is None else {"TRELLIS_LLM": llm}))
+        assert (wrong.returncode, wrong.stdout, len(wrong.stderr.splitlines())) == (2, "", 1)
+        assert told in wrong.stderr
+    assert stack.client.count() == 0
+
+    def mind(body: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
+        [turn] = quoted(body)["turns"]
+        fact = {
+            "turns": [1],
+            "about": "Ann",
+            "what": "drink",
+            "fact": f"Ann says: {turn['text']}",
+            "worth": "high",
+        }
+        return 200, {}, completion(json.dumps({"facts": [fact]}))
+
+    endpoint = Endpoint(mind)
+    chosen = {"TRELLIS_LLM": "openai:m", "TRELLIS_LLM_URL": endpoint.url}
+    run = shell("distill", "--agent", "ann", **chosen).stdout.strip()
+    again = shell("distill", "--agent", "ann", "--calls", "3", **chosen)
+    assert (again.stdout.strip(), "with other options" in again.stderr) == (run, True)
+    settings = stack.with_settings(embedder="hashing:64", llm="openai:m", llm_url=endpoint.url)
+    monkeypatch.setattr(distilling, "current", lambda: settings)
+    stack.drain(run)
+    endpoint.close()
+    [fact] = shell.json("search", "tea", "--kind", "fact", "--agent", "ann", "--run", run)
+    assert (fact["key"], fact["value"], fact["source"]) == (
+        "distilled/ann/drink",
+        "Ann says: I drink tea",
+        "agent",
+    )
+    assert shell("forget", "--run", run, "--agent", "ann", "--yes").stdout == "1 memory forgotten\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -13,11 +14,19 @@ from stack import Stack
 
 from trellis.memory import EpisodicMemory, Filters, Scope, VectorMemory
 from trellis.memory.base import sql
-from trellis.memory.connections import ROLE, MemoryDatabase
+from trellis.memory.connections import ROLE, MemoryDatabase, statements
 from trellis.tasks.errors import ConfigurationError, IsolationMissing
 
 OURS, THEIRS = "acme", "umbrella"
-TABLES = ("memory", "memory_link", "memory_use", "memory_actor", "memory_size", "memory_word")
+TABLES = (
+    "memory",
+    "memory_link",
+    "memory_use",
+    "memory_actor",
+    "memory_size",
+    "memory_word",
+    "memory_distilled",
+)
 
 
 @pytest.fixture
@@ -40,6 +49,8 @@ def theirs(database: MemoryDatabase) -> dict[str, Any]:
     with database.writing(THEIRS) as asker:
         given = {"model": 1, "agent": "ann", "kind": "fact", "sample": 100}
         assert asker.rows(sql(64)["count_words"], given) == [(True,)]
+        mark = {"tenant": THEIRS, "agent": "ann", "episode": "talk", "seq": 1, "until": datetime.now(UTC)}
+        asker(statements("distilling.sql", dims=b"64")["mark"], mark)
     assert entry is not None
     return {"id": entry.id, "tenant": THEIRS}
 

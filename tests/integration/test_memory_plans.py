@@ -16,9 +16,10 @@ from stack import Stack, stack_of
 
 from trellis.memory import EpisodicMemory, Filters, Scope, VectorMemory, ranking
 from trellis.memory.base import ALONE, CONDITIONS, sql
-from trellis.memory.connections import MemoryDatabase
+from trellis.memory.connections import MemoryDatabase, statements
 from trellis.memory.embedders.hashing import HashingEmbedder
 from trellis.tasks.embedded import Servers
+from trellis.tasks.queries import Numbered, numbered
 
 ROWS = 3_000
 DIMS = 16
@@ -65,9 +66,12 @@ def database(stack_full: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mem
         yield found
 
 
-def explained(database: MemoryDatabase, name: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
+def explained(
+    database: MemoryDatabase, name: str, asked: dict[str, Any], statement: Numbered | None = None
+) -> list[dict[str, Any]]:
     """The nodes of a statement's plan, as the memory's own connection makes it."""
-    statement = sql(DIMS, tuple(each for each in CONDITIONS if asked.get(each) is not None))[name]
+    if statement is None:
+        statement = sql(DIMS, tuple(each for each in CONDITIONS if asked.get(each) is not None))[name]
     explain = statement._replace(text=b"EXPLAIN (FORMAT JSON) " + statement.text)
     [[plan]] = (
         database.ask_alone(explain, asked) if name in ALONE else database.ask(ANN.tenant, explain, asked)
@@ -254,3 +258,28 @@ def test_a_search_of_many_tenants_sees_one(database: MemoryDatabase) -> None:
     ours, theirs = ({hit.key for hit in each.search("horse", 300)} for each in (memory, other))
     assert len(ours) == len(theirs) == 300
     assert not ours & theirs
+
+
+def test_what_distilling_reads_is_found_along_the_index_of_episodes(database: MemoryDatabase) -> None:
+    """From where it is on, and never by a walk through all that was read before."""
+    last = numbered(b"SELECT id, model FROM memory WHERE kind = 'episode' ORDER BY seq DESC LIMIT 1")
+    [[id_, number]] = database.ask(ANN.tenant, last, {})
+    given = {
+        "model": number,
+        "tenant": ANN.tenant,
+        "agent": ANN.agent,
+        "episode": "talk",
+        "began": "infinity",
+    }
+    given |= {"first": 2_900, "after": 2_500, "last": None, "most": 200}
+    given |= {"ids": [id_], "trust": 2, "prefix": "distilled/"}
+    blocks = statements("distilling.sql", dims=b"%d" % DIMS)
+    for name in ("next", "turns", "before"):
+        plan = explained(database, name, given, blocks[name])
+        scans = [node for node in plan if node.get("Index Name", "").startswith("memory_1_")]
+        assert len(scans) == 1, (name, plan)
+        assert "tenant_agent_episode_seq" in scans[0]["Index Name"], (name, scans)
+        assert "seq" in scans[0]["Index Cond"], (name, scans)
+        assert not any("Sort" in node["Node Type"] for node in plan), name
+    near = explained(database, "names_index", given, blocks["names_index"])
+    assert any("hnsw" in node.get("Index Name", "") for node in near)
