@@ -386,7 +386,7 @@ def _thing(thing: Any, methods: tuple[str, ...]) -> str:
         return f"\n### {name}\n\n{_prose(thing.__doc__)}\n{_members(thing)}"
     if is_typeddict(thing):
         return f"\n### {name}\n\n{_prose(thing.__doc__)}\n{_options(thing)}"
-    if dataclasses.is_dataclass(thing):
+    if dataclasses.is_dataclass(thing) or hasattr(thing, "_fields"):
         text = f"\n### {name}\n\n{_prose(thing.__doc__)}\n{_fields(thing)}"
     elif thing is action:
         return _function(name, thing, signature=_overload())
@@ -530,16 +530,26 @@ def _default(value: Any) -> str:
     return "…" if text.startswith("<") else text
 
 
+def _declared(thing: Any) -> list[tuple[str, str]]:
+    """The fields of a data class or a named tuple, with their types as they are written."""
+    if dataclasses.is_dataclass(thing):
+        return [(each.name, str(each.type)) for each in dataclasses.fields(thing)]
+    kinds = {
+        name: getattr(kind, "__forward_arg__", str(kind)) for name, kind in thing.__annotations__.items()
+    }
+    return [(name, kinds[name]) for name in thing._fields]
+
+
 def _fields(thing: Any) -> str:
     source = inspect.getsource(thing)
     rows = ["| field | type | |\n|---|---|---|\n"]
-    for each in dataclasses.fields(thing):
-        if each.name.startswith("_"):
+    for name, declared in _declared(thing):
+        if name.startswith("_"):
             continue
-        said = re.search(rf"^    {each.name}: [^#\n]*#\s*(.*)$", source, re.MULTILINE)
-        about = said[1] if said else _SAID.get(f"{thing.__name__}.{each.name}", "")
-        kind = str(each.type).replace("|", "\\|")
-        rows.append(f"| `{each.name}` | `{kind}` | {about} |\n")
+        said = re.search(rf"^    {name}: [^#\n]*#\s*(.*)$", source, re.MULTILINE)
+        about = said[1] if said else _SAID.get(f"{thing.__name__}.{name}", "")
+        kind = declared.replace("|", "\\|")
+        rows.append(f"| `{name}` | `{kind}` | {about} |\n")
     return "".join(rows)
 
 
