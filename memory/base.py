@@ -66,6 +66,14 @@ class Gone(NamedTuple):
     id: UUID
     agent: str
     episode: str | None
+    linked: bool = False  # it is a key that points to a row
+
+
+def hand_back(asker: Asker, tenant: str, ended: Rows) -> None:
+    """Take from the working memories what tasks were handed of facts and links, given as `part_handed` shows them."""
+    if ended:
+        owners, keys, prints = (list(column) for column in zip(*ended, strict=True))
+        asker(sql()["hand_back"], {"tenant": tenant, "owners": owners, "keys": keys, "prints": prints})
 
 
 class Memory:
@@ -255,7 +263,9 @@ class Memory:
     def _go(self, which: str, arguments: dict[str, Any], links: str) -> int:
         """Delete the links, then the rows that a statement names, until it names none; how many went."""
         with self.database.writing(self.scope.tenant) as asker:
-            gone = len(asker.rows(self._statement(links, arguments), arguments))
+            unlinked = asker.rows(self._statement(links, arguments), arguments)
+            self._hand_back(asker, unlinked)
+        gone = len(unlinked)
         while True:
             count, followed = self.database.again(partial(self._batch, which, arguments))
             gone += count
@@ -267,36 +277,39 @@ class Memory:
     def _batch(self, which: str, arguments: dict[str, Any], most: int = BATCH) -> tuple[int, bool]:
         with self.database.writing(self.scope.tenant) as asker:
             rows = asker.rows(self._statement(which, arguments), {**arguments, "most": most})
-            doomed = [Gone(*row[:3]) for row in rows]
+            doomed = [Gone(*row) for row in rows]
             if not doomed:
                 return 0, False
             for agent, episode in sorted(
                 {(row.agent, row.episode) for row in doomed if row.episode is not None}
             ):
                 self._lock(asker, EPISODE_LOCK, agent, str(episode))
-            # Who makes room takes along what only pointed at it; else a link outlives its row, and becomes one.
-            links = "unlink_targets" if which == "surplus" else "promote"
-            return self._remove(asker, list({row.id for row in doomed}), links)
+            links = [row.id for row in doomed if row.linked]
+            if links:
+                self._hand_back(asker, asker.rows(self._sql["unlink_ids"], {**arguments, "ids": links}))
+            count, followed = self._remove(asker, list({row.id for row in doomed if not row.linked}))
+            return count + len(links), followed
 
-    def _remove(self, asker: Asker, ids: list[UUID], links: str) -> tuple[int, bool]:
+    def _remove(self, asker: Asker, ids: list[UUID]) -> tuple[int, bool]:
         given = {"ids": ids, "tenant": self.scope.tenant}
-        asker(self._sql["hand_back"], given)
-        asker(self._sql[links], given)
+        self._hand_back(asker, asker.rows(self._sql["hold"], given))
+        asker(self._sql["promote"], given)
         followers = [row[0] for row in asker.rows(self._sql["followers"], given)]
         [[count]] = asker.rows(self._sql["delete"], given)
         if followers:
             asker(self._sql["rebuild"], {**given, "ids": followers})
         return count, bool(followers)
 
-    def _evict(self, spared: UUID) -> None:
+    def _evict(self, spared: UUID, stored: int = 1) -> None:
         """Keep to the capacity. Large scopes are counted once in a while, and may pass it by a thousandth a process."""
         if self.capacity is None:
             return
-        self._stored += 1
-        if self._stored % max(1, self.capacity // 1_000):
+        self._stored += stored
+        if self._stored < max(1, self.capacity // 1_000):
             return
+        self._stored = 0
         reach = {**self._own(), "agents": array_of([self.scope.agent]), "model": self._number()}
-        [[size]] = self._ask("size", {**reach, "most": MOST})
+        [[size]] = self._ask("held", reach)
         # A hundredth more than needed, so that who stores at the limit does not pay for each.
         surplus = size - self.capacity + self.capacity // 100 if size > self.capacity else 0
         while surplus > 0:
@@ -311,6 +324,14 @@ class Memory:
             surplus -= count
 
     # --- parts
+
+    def _hand_back(self, asker: Asker, ended: Rows) -> None:
+        hand_back(asker, self.scope.tenant, ended)
+
+    def _known(self, asker: Asker, lines: Sequence[bytes]) -> set[bytes]:
+        """Which of some lines are memories that this one reads."""
+        found = asker.rows(self._sql["known_lines"], {**self._reached(None), "lines": list(lines)})
+        return {row[0] for row in found}
 
     def _lock(self, asker: Asker, level: int, *what: str) -> None:
         name = "\n".join((self.scope.tenant, *what))

@@ -19,6 +19,7 @@ from .drafts import Draft, Options, draft
 from .entries import Entry, Filters, Json, Seconds, Stored, limit_of, seconds_of
 from .fusion import Fusing
 from .halves import Half
+from .recalled import kept, lines_of
 from .scope import NAME_BYTES
 from .texts import name_of
 
@@ -48,6 +49,7 @@ class EpisodicMemory(Fusing):
     def extend(self, episode: str, entries: Iterable[tuple[Json, Options]]) -> list[Stored]:
         """Add many, in order; faster than one by one, and some hundred at a time become visible together.
 
+        What says nothing but what was recalled is not added: its outcome is `recalled`.
         Raises as `append`; then nothing of those that follow is added.
         """
         name_of("episode", episode, NAME_BYTES)
@@ -59,8 +61,9 @@ class EpisodicMemory(Fusing):
         stored: list[Stored] = []
         for start in range(0, len(wanted), AT_ONCE):
             stored += self._append(episode, wanted[start : start + AT_ONCE])
-        if stored and stored[-1].id is not None:
-            self._evict(stored[-1].id)
+        added = [each.id for each in stored if each.id is not None]
+        if added:
+            self._evict(added[-1], len(added))
         return stored
 
     def store(self, key: str, value: Json, **options: Unpack[Options]) -> Stored:
@@ -87,31 +90,41 @@ class EpisodicMemory(Fusing):
         return [hit.entry for hit in self._newest(reach, limit)]
 
     def _append(self, episode: str, wanted: Sequence[tuple[UUID, Draft]]) -> list[Stored]:
-        kept = [(new, each) for new, each in wanted if each.source != "recalled"]
+        new_ones = self._new(wanted)
         model = self._needed()
         given = {**self._own(), "model": model.id, "episode": episode, "kind": "episode"}
         for attempt in range(TRIES + 1):
             last: _Last = self._last(given) if attempt < TRIES else []
-            vectors = self._embedded(kept, last)
-            write = partial(self._write, given, kept, vectors, last, attempt == TRIES)
-            if not kept or self.database.again(write):
+            vectors = self._embedded(new_ones, last)
+            write = partial(self._write, given, new_ones, vectors, last, attempt == TRIES)
+            if not new_ones or self.database.again(write):
                 break
-        ids = {new for new, _ in kept}
+        ids = {new for new, _ in new_ones}
         return [
             Stored(str(new), new, "added") if new in ids else Stored(each.key, None, "recalled")
             for new, each in wanted
         ]
 
+    def _new(self, wanted: Sequence[tuple[UUID, Draft]]) -> list[tuple[UUID, Draft]]:
+        """Those that say more than what was recalled."""
+        lines = list({line for _, each in wanted for line in lines_of(each.text)})
+        known: set[bytes] = set()
+        if lines:
+            with self.database.writing(self.scope.tenant) as asker:
+                known = self._known(asker, lines)
+        new = kept([each for _, each in wanted], known)
+        return [each for each, is_new in zip(wanted, new, strict=True) if is_new]
+
     def _last(self, given: dict[str, Any]) -> _Last:
         return [(row[0], row[1], row[2]) for row in self._ask("last", given)]
 
-    def _embedded(self, kept: Sequence[tuple[UUID, Draft]], last: _Last) -> list[Half | None]:
+    def _embedded(self, new: Sequence[tuple[UUID, Draft]], last: _Last) -> list[Half | None]:
         texts, before = [], last[0][2] if last else ""
-        for _, each in kept:
+        for _, each in new:
             texts.append(in_context(each.text, before))
             before = each.text
-        spoken = [n for n, (_, each) in enumerate(kept) if each.text.strip()]
-        found: list[Half | None] = [None] * len(kept)
+        spoken = [n for n, (_, each) in enumerate(new) if each.text.strip()]
+        found: list[Half | None] = [None] * len(new)
         for n, vector in zip(spoken, self._vectors([texts[n] for n in spoken]), strict=True):
             found[n] = vector
         return found
@@ -119,7 +132,7 @@ class EpisodicMemory(Fusing):
     def _write(
         self,
         given: dict[str, Any],
-        kept: Sequence[tuple[UUID, Draft]],
+        new: Sequence[tuple[UUID, Draft]],
         vectors: Sequence[Half | None],
         seen: _Last,
         alone: bool,
@@ -133,20 +146,20 @@ class EpisodicMemory(Fusing):
                 self._lock(asker, EPISODE_LOCK, self.scope.agent, given["episode"])
                 cursor = asker(self._sql["last"], given)
             last: _Last = [(row[0], row[1], row[2]) for row in cursor.fetchall()]
-            if any(row[0] == kept[-1][0] for row in last):
+            if any(row[0] == new[-1][0] for row in last):
                 return True  # the commit of the last attempt went unheard
             if not alone and [row[0] for row in last[:1]] != [row[0] for row in seen[:1]]:
                 return False
             before = [row[2] for row in last] + ["", ""]
             seq = last[0][1] if last else 0
             with asker.connection.pipeline():
-                for (new, each), vector in zip(kept, vectors, strict=True):
+                for (name, each), vector in zip(new, vectors, strict=True):
                     seq += 1
                     self._insert(
-                        asker, {**given, **each.arguments(), "id": new, "seq": seq, "vector": vector}, before
+                        asker, {**given, **each.arguments(), "id": name, "seq": seq, "vector": vector}, before
                     )
                     before.insert(0, each.text)
-                for actor in sorted({each.actor for _, each in kept if each.actor is not None}):
+                for actor in sorted({each.actor for _, each in new if each.actor is not None}):
                     asker(self._sql["actor"], {**given, "actor": actor})
         return True
 

@@ -52,10 +52,13 @@ class HybridMemory(Fusing):
         self.working = None if task is None else WorkingMemory(whole["database"], self.scope, task)
 
     def store(self, key: str, value: Json, **options: Unpack[Options]) -> Stored:
-        """Keep a fact under a key, and in the working memory of the task. Raises as `VectorMemory.store`."""
+        """Keep a fact under a key, and in the working memory of the task for as long. Raises as `VectorMemory.store`.
+
+        What is trusted less than agents are (a tool's, the web's) is a fact alone: values of a task have no source.
+        """
         stored = self.facts.store(key, value, **options)
-        if self.working is not None and stored.outcome != "recalled":
-            self.working.store(key, value)
+        if self.working is not None and stored.id is not None and not self.working.hand(key, stored.id):
+            self.working.forget(key)
         return stored
 
     def append(self, episode: str, value: Json, **options: Unpack[Options]) -> Stored:
@@ -83,7 +86,7 @@ class HybridMemory(Fusing):
                 return Entry.working(key, self.scope.agent, value)
         entry = super().retrieve(key, include_shared=include_shared)
         if entry is not None and entry.kind == "fact" and self.working is not None:
-            self.working.store(key, entry.value)
+            self.working.hand(key, entry.id)
         return entry
 
     def history(self, key: str) -> list[Entry]:

@@ -20,7 +20,7 @@ from psycopg.errors import InsufficientPrivilege, UniqueViolation
 
 from ..tasks.errors import ConfigurationError, ConflictError, EntryError, ModelMismatch
 from ..tasks.queries import Numbered, load
-from .base import EPISODE_LOCK, in_context, sql
+from .base import EPISODE_LOCK, hand_back, in_context, sql
 from .connections import Asker, MemoryDatabase, statements
 from .embedders.protocol import Embedder
 from .halves import Half
@@ -140,12 +140,13 @@ class Loader:
                 raise Refused(taken[0][0], EntryError("key", "is that of another entry of an episode"))
             if asker.rows(self._sql["naked"], {}):
                 raise _Moved
-            asker(self._sql["refresh"], self._given)
+            ended = asker.rows(self._sql["refresh"], self._given)
+            ended += asker.rows(self._sql["unlink"], self._given)
             asker(self._sql["link"], self._given)
-            asker(self._sql["unlink"], self._given)
-            closed = [row[0] for row in asker.rows(self._sql["close"], self._given)]
+            closed = asker.rows(self._sql["close"], self._given)
             if closed:
-                asker(self._memory["promote"], {**self._given, "ids": closed})
+                asker(self._memory["promote"], {**self._given, "ids": [row[0] for row in closed]})
+            hand_back(asker, self._scope.tenant, ended + [row[1:] for row in closed])
             asker(self._sql["insert"], self._given)
             asker(self._sql["actors"], self._given)
             outcomes: Counter[str] = Counter(dict(asker.rows(self._sql["outcomes"], {})))

@@ -18,14 +18,14 @@ from .connections import Asker, Rows
 from .drafts import Draft, Options, draft
 from .entries import Filters, Hit, Json, Stored
 from .models import Model
-from .texts import alike, array_of, line_hashes
+from .recalled import lines_of, recalled
+from .texts import alike, array_of
 
 KEY_LOCK, TEXT_LOCK = 1, 2  # always taken in this order
-LINES = 1_000  # lines of a text that are looked up
 
 
 class _Found(NamedTuple):
-    """What is there already: the key's row and link, a row with the same text, how many lines are rows."""
+    """What is there already: the key's row and link, a row with the same text, all lines of a list."""
 
     row: UUID | None
     model: int | None
@@ -34,7 +34,7 @@ class _Found(NamedTuple):
     link: UUID | None
     link_same: bool | None
     twin: UUID | None
-    lines: int
+    recalled: bool = False
 
 
 class VectorMemory(Memory):
@@ -42,7 +42,8 @@ class VectorMemory(Memory):
 
     embedder: whose vectors these are; rows of other models are in reach by key alone.
     scope: whose facts; those that agents share are read as well with `include_shared`.
-    capacity: live facts of this scope at most; the least used go first. ttl: seconds for which facts live.
+    capacity: live facts of this scope at most, and keys that are linked to one; the least used go first.
+    ttl: seconds for which facts live.
     """
 
     kinds = ("fact",)
@@ -59,24 +60,21 @@ class VectorMemory(Memory):
         model = self._needed()
         reach = {**self._own(), "agents": array_of([self.scope.agent]), "model": model.id}
         near = "near_exact" if self._size(reach) <= ranking.NEAR_ROWS else "near_index"
-        lines = line_hashes(wanted.text) if "\n" in wanted.text else []
+        lines = lines_of(wanted.text)
 
         def once() -> Stored:
             with self.database.writing(self.scope.tenant) as asker:
-                given = {
-                    **reach,
-                    **wanted.arguments(),
-                    "lines": lines if len(lines) <= LINES else [],
-                    "vector": vector,
-                }
+                given = {**reach, **wanted.arguments(), "vector": vector}
                 found, nearest = self._look(asker, given, near if vector is not None else None)
+                if lines:
+                    found = found._replace(recalled=recalled(lines, self._known(asker, lines)))
                 return self._decide(asker, wanted, given, found, nearest, model)
 
         try:
             stored = self.database.again(once)
         except UniqueViolation:  # an import, which takes no lock on a key, has stored it meanwhile
             stored = self.database.again(once)
-        if stored.outcome in ("added", "replaced") and stored.id is not None:
+        if stored.outcome in ("added", "replaced", "linked") and stored.id is not None:
             self._evict(stored.id)
         return stored
 
@@ -113,36 +111,32 @@ class VectorMemory(Memory):
     def _decide(
         self, asker: Asker, wanted: Draft, given: dict[str, Any], found: _Found, nearest: Rows, model: Model
     ) -> Stored:
-        again = {**given, **wanted.told}
+        told = {**given, **wanted.told}
         if found.row is not None and found.row_alive and found.row_same and found.model == model.id:
-            asker(self._sql["refresh"], {**again, "id": found.row})
+            self._hand_back(asker, asker.rows(self._sql["refresh"], {**told, "id": found.row}))
             return Stored(wanted.key, found.row, "same")
         if found.link is not None and found.link_same:
-            asker(self._sql["refresh_link"], {**again, "id": found.link})
+            self._hand_back(asker, asker.rows(self._sql["refresh_link"], {**told, "id": found.link}))
             return Stored(wanted.key, found.link, "same")
-        if len(given["lines"]) > 1 and found.lines == len(given["lines"]):
+        if found.recalled:
             return Stored(wanted.key, None, "recalled")
         twin = found.twin
         for row, text, similarity in nearest:
             if twin is None and similarity > ranking.SAME and alike(text, wanted.text):
                 twin = row
+        given["id"] = uuid4()
+        if found.row is not None:
+            self._hand_back(asker, asker.rows(self._sql["close"], given))
+            asker(self._sql["promote"], {**given, "ids": [found.row]})
+        if found.link is not None:
+            self._hand_back(asker, asker.rows(self._sql["unlink"], given))
+        if twin is not None:
+            asker(self._sql["link"], {**given, "target": twin})
+            return Stored(wanted.key, given["id"], "linked")
         with asker.connection.pipeline():
-            given["id"] = uuid4()
-            if found.row is not None:
-                self._close(asker, given, found.row)
-            if twin is not None:
-                asker(self._sql["link"], {**given, "target": twin})
-                return Stored(wanted.key, given["id"], "linked")
-            if found.link is not None:
-                asker(self._sql["unlink"], given)
             self._insert(asker, given)
         changed = found.row_alive or found.link is not None
         return Stored(wanted.key, given["id"], "replaced" if changed else "added")
-
-    def _close(self, asker: Asker, given: dict[str, Any], row: UUID) -> None:
-        asker(self._sql["close"], given)
-        asker(self._sql["hand_back"], {**given, "ids": [row]})
-        asker(self._sql["promote"], {**given, "ids": [row]})
 
     def _insert(self, asker: Asker, given: dict[str, Any]) -> None:
         whole: dict[str, Any] = {

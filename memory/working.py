@@ -11,11 +11,12 @@ import asyncio
 import math
 from datetime import datetime
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from ..tasks.database import rows_of
 from ..tasks.errors import EntryError
 from .connections import MemoryDatabase, Rows, statements
-from .scope import NAME_BYTES, Scope
+from .scope import NAME_BYTES, TRUST, Scope
 from .texts import json_of, name_of
 
 CAPACITY = 7
@@ -78,6 +79,24 @@ class WorkingMemory:
             capacity=self.capacity,
         )
         return tuple(row[0] for row in found)
+
+    def hand(self, key: str, fact: UUID) -> bool:
+        """Take over what a fact of this agent, or a shared one, says under its key; whether it was.
+
+        It stays for as long as the fact holds. A value here does not tell its source, so one that is trusted less than
+        agents are (a tool's, the web's) is not taken.
+
+        Raises EntryError, CommunicationError.
+        """
+        found = self._ask(
+            "enter",
+            "hand",
+            key=name_of("key", key, NAME_BYTES),
+            id=fact,
+            trust=TRUST["agent"],
+            capacity=self.capacity,
+        )
+        return bool(found)
 
     def retrieve(self, key: str, default: Any = None) -> Any:
         """The value of a key, or the default where there is none. Counts as use; its time to live goes on.

@@ -115,6 +115,7 @@ UPDATE memory m
   FROM memory_staged s
  WHERE s.outcome = 'same' AND s.valid_to IS NULL AND m.id = s.target AND m.tenant = %(tenant)s::text AND m.key = s.key
    AND (m.expires_at, m.importance, m.metadata) IS DISTINCT FROM (s.expires_at, s.importance, s.metadata::jsonb)
+RETURNING m.agent, m.key, sha256(convert_to(m.value::text, 'UTF8'))
 
 -- name: link
 INSERT INTO memory_link (tenant, agent, kind, key, id, target, value, text, hash, metadata, importance, source, trust,
@@ -132,7 +133,8 @@ ON CONFLICT (tenant, agent, kind, key) DO UPDATE
 DELETE FROM memory_link l
  USING memory_staged s
  WHERE l.tenant = %(tenant)s::text AND l.agent = %(agent)s::text AND l.kind = s.kind AND l.key = s.key
-   AND s.valid_to IS NULL AND s.outcome IS DISTINCT FROM 'same' AND s.outcome IS DISTINCT FROM 'linked'
+   AND s.valid_to IS NULL AND s.outcome IS DISTINCT FROM 'same'
+RETURNING l.agent, l.key, sha256(convert_to(l.value::text, 'UTF8'))
 
 -- Whatever model the old row is of.
 -- name: close
@@ -140,7 +142,7 @@ UPDATE memory m SET valid_to = clock_timestamp()
   FROM memory_staged s
  WHERE m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = 'fact' AND s.kind = 'fact' AND m.key = s.key
    AND m.valid_to IS NULL AND s.valid_to IS NULL AND s.outcome IS DISTINCT FROM 'same'
-RETURNING m.id
+RETURNING m.id, m.agent, m.key, sha256(convert_to(m.value::text, 'UTF8'))
 
 -- name: insert
 INSERT INTO memory (model, id, tenant, agent, kind, key, value, text, hash, embedding, tsv, metadata, importance, source,

@@ -44,6 +44,10 @@ AND m.at < %(until)s::timestamptz
 m.id, m.key, m.kind, m.agent, m.value, m.text, m.metadata, m.importance, m.source, m.trust, m.actor, m.episode, m.seq,
 m.at, m.valid_from, m.valid_to, m.expires_at, m.run_id, m.step, m.hash
 
+-- What tasks may have been handed: `hand_back` takes it.
+-- name: part_handed
+agent, key, sha256(convert_to(value::text, 'UTF8'))
+
 -- name: part_tsv
 setweight(to_tsvector('english', left(%(text)s::text, 100000)), 'A')
 || setweight(to_tsvector('english', left(%(before)s::text, 1000)), 'B')
@@ -233,14 +237,17 @@ SELECT memory_count_words(%(model)s::smallint, %(agent)s::text, %(kind)s::text, 
 -- name: lock
 SELECT pg_advisory_xact_lock(%(level)s::integer, hashtext(%(what)s::text))
 
--- What is there already, when a fact comes under a key: the key's row, its link, a row of the same text, and how many
--- lines of the text are rows of their own. What is trusted less than the fact says nothing in its place: else whoever
--- says a thing first on a web page hides it from searches that ask for more trust.
+-- Which lines are memories of their own: a list of such lines was recalled.
+-- name: known_lines
+SELECT DISTINCT m.hash FROM memory m
+ WHERE m.tenant = %(tenant)s::text AND m.agent = ANY(%(agents)s::text[]) AND m.kind IN ('fact', 'episode')
+   AND m.hash = ANY(%(lines)s::bytea[]) AND m.valid_to IS NULL AND (m.expires_at IS NULL OR m.expires_at > now())
+
+-- What is there already, when a fact comes under a key: the key's row, its link, a row of the same text. What is trusted
+-- less than the fact says nothing in its place: else whoever says a thing first on a web page hides it from searches that
+-- ask for more trust.
 -- name: look
-SELECT k.id, k.model, k.same, k.alive, l.id, l.same, t.id,
-       (SELECT count(DISTINCT m.hash) FROM memory m
-         WHERE m.tenant = %(tenant)s::text AND m.agent = ANY(%(agents)s::text[]) AND m.kind IN ('fact', 'episode')
-           AND m.hash = ANY(%(lines)s::bytea[]) AND m.valid_to IS NULL)
+SELECT k.id, k.model, k.same, k.alive, l.id, l.same, t.id
   FROM (SELECT) nothing
   LEFT JOIN LATERAL (
       SELECT m.id, m.model, m.value = %(value)s::jsonb AND m.trust >= %(trust)s::smallint AS same,
@@ -291,12 +298,14 @@ UPDATE memory
  WHERE id = %(id)s::uuid AND tenant = %(tenant)s::text
    AND (%(ttl)s::float8 IS NOT NULL OR expires_at IS NOT NULL OR importance <> %(importance)s::real
         OR metadata <> %(metadata)s::jsonb)
+RETURNING {part_handed}
 
 -- name: refresh_link
 UPDATE memory_link
    SET expires_at = now() + %(ttl)s::float8 * interval '1 second',
        importance = coalesce(%(importance)s::real, importance), metadata = coalesce(%(metadata)s::jsonb, metadata)
- WHERE id = %(id)s::uuid AND tenant = %(tenant)s::text
+ WHERE id = %(id)s::uuid AND tenant = %(tenant)s::text AND agent = %(agent)s::text
+RETURNING {part_handed}
 
 -- A key that says what another row says: it answers `retrieve` with its own value, and is no row of the index.
 -- name: link
@@ -316,14 +325,14 @@ ON CONFLICT (tenant, agent, kind, key) DO UPDATE
 DELETE FROM memory_link
  WHERE tenant = %(tenant)s::text AND agent = %(agent)s::text AND kind = ANY(%(kinds)s::text[])
    AND key = %(key)s::text
-RETURNING id
+RETURNING {part_handed}
 
 -- A contradiction: the fact held until now, and is kept as what held then.
 -- name: close
 UPDATE memory SET valid_to = clock_timestamp()
  WHERE tenant = %(tenant)s::text AND agent = %(agent)s::text AND kind = 'fact' AND key = %(key)s::text
    AND valid_to IS NULL
-RETURNING id
+RETURNING {part_handed}
 
 -- Rows that end leave their links an heir: the newest becomes a row with the old one's vector, the others follow it.
 -- name: promote
@@ -347,8 +356,11 @@ SELECT m.model, h.id, h.tenant, h.agent, h.kind, h.key, h.value, h.text, h.hash,
        h.metadata, h.importance, h.source, h.trust, h.actor, h.at, h.expires_at, h.run_id, h.step
   FROM heirs h JOIN memory m ON m.id = h.target AND m.tenant = %(tenant)s::text
 
--- name: unlink_targets
-DELETE FROM memory_link WHERE target = ANY(%(ids)s::uuid[]) AND tenant = %(tenant)s::text
+-- name: unlink_ids
+DELETE FROM memory_link
+ WHERE tenant = %(tenant)s::text AND agent = %(agent)s::text AND kind = ANY(%(kinds)s::text[])
+   AND id = ANY(%(ids)s::uuid[])
+RETURNING {part_handed}
 
 -- name: retrieve
 SELECT found.* FROM (
@@ -394,13 +406,22 @@ SELECT m.id, m.agent, m.episode FROM memory m
  WHERE m.tenant = %(tenant)s::text AND m.expires_at <= now()
  ORDER BY m.expires_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED
 
--- Those beyond a capacity: the least used, where a use counts half after a week without another one.
+-- Those beyond a capacity: what has expired, then the least used, where a use counts half after a week without another
+-- one. A link counts as one that was never used: what it says stays, under the key that it points to.
 -- name: surplus
-SELECT m.id, m.agent, m.episode
-  FROM memory m LEFT JOIN memory_use u ON u.id = m.id AND u.tenant = %(tenant)s::text
- WHERE {part_reach} AND m.id <> ALL(%(spared)s::uuid[])
- ORDER BY (1 + coalesce(u.hits, 0)) * exp(-ln(2) * greatest(extract(epoch FROM now() - coalesce(u.last_hit, m.valid_from)), 0)::float8
-          / %(half_life)s::float8), m.valid_from, m.id
+SELECT h.id, h.agent, h.episode, h.linked
+  FROM (SELECT m.id, m.agent, m.episode, false AS linked, m.expires_at, m.valid_from AS since, u.hits, u.last_hit
+          FROM memory m LEFT JOIN memory_use u ON u.id = m.id AND u.tenant = %(tenant)s::text
+         WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = ANY(%(agents)s::text[])
+           AND m.kind = ANY(%(kinds)s::text[]) AND m.valid_to IS NULL AND m.importance >= 0
+         UNION ALL
+        SELECT l.id, l.agent, NULL, true, l.expires_at, l.at, NULL, NULL
+          FROM memory_link l
+         WHERE l.tenant = %(tenant)s::text AND l.agent = ANY(%(agents)s::text[]) AND l.kind = ANY(%(kinds)s::text[])) h
+ WHERE h.id <> ALL(%(spared)s::uuid[])
+ ORDER BY (h.expires_at IS NOT NULL AND h.expires_at <= now()) DESC,
+          (1 + coalesce(h.hits, 0)) * exp(-ln(2) * greatest(extract(epoch FROM now() - coalesce(h.last_hit, h.since)), 0)::float8
+          / %(half_life)s::float8), h.since, h.id
  LIMIT %(most)s::integer
 
 -- How many rows a scope has, up to a bound: an index-only walk.
@@ -409,16 +430,24 @@ SELECT count(*) FROM (SELECT FROM memory m WHERE m.model = %(model)s::smallint A
                          AND m.agent = ANY(%(agents)s::text[]) AND m.kind = ANY(%(kinds)s::text[])
                          AND m.valid_to IS NULL AND m.importance >= 0 LIMIT %(most)s::integer) counted
 
+-- How many rows and links a scope has: what a capacity bounds.
+-- name: held
+SELECT (SELECT count(*) FROM memory m
+         WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = ANY(%(agents)s::text[])
+           AND m.kind = ANY(%(kinds)s::text[]) AND m.valid_to IS NULL AND m.importance >= 0)
+       + (SELECT count(*) FROM memory_link l
+           WHERE l.tenant = %(tenant)s::text AND l.agent = ANY(%(agents)s::text[]) AND l.kind = ANY(%(kinds)s::text[]))
+
 -- name: unlink_filtered
 DELETE FROM memory_link l
  USING (SELECT id AS link, tenant, agent, kind, metadata, source, trust, actor, NULL::text AS episode, run_id, at
           FROM memory_link) m
  WHERE l.id = m.link AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[])
    {part_filters}
-RETURNING l.id
+RETURNING l.agent, l.key, sha256(convert_to(l.value::text, 'UTF8'))
 
 -- name: unlink_expired
-DELETE FROM memory_link WHERE tenant = %(tenant)s::text AND expires_at <= now() RETURNING id
+DELETE FROM memory_link WHERE tenant = %(tenant)s::text AND expires_at <= now() RETURNING {part_handed}
 
 -- The two entries behind each that goes: their context is made anew.
 -- name: followers
@@ -431,11 +460,19 @@ SELECT DISTINCT f.id
       ORDER BY n.seq LIMIT 2) f
  WHERE gone.id = ANY(%(ids)s::uuid[]) AND gone.tenant = %(tenant)s::text AND gone.episode IS NOT NULL
 
--- What tasks were handed of facts that end: their working memories would go on giving it.
+-- Facts that are about to go: from here on no task is handed one of them (working.sql).
+-- name: hold
+SELECT {part_handed} FROM memory
+ WHERE id = ANY(%(ids)s::uuid[]) AND tenant = %(tenant)s::text AND kind = 'fact'
+ ORDER BY id FOR UPDATE
+
+-- What tasks were handed of facts and links that end: their working memories would go on giving it. A statement of its
+-- own, behind the one that holds, changes or deletes them: so it sees what was handed while that one waited.
 -- name: hand_back
-DELETE FROM working w USING memory m
- WHERE m.id = ANY(%(ids)s::uuid[]) AND m.tenant = %(tenant)s::text AND m.kind = 'fact'
-   AND w.tenant = %(tenant)s::text AND w.key = m.key AND w.value = m.value
+DELETE FROM working w
+ USING unnest(%(owners)s::text[], %(keys)s::text[], %(prints)s::bytea[]) AS g(owner, key, print)
+ WHERE w.tenant = %(tenant)s::text AND w.key = g.key AND (g.owner = '' OR w.agent = g.owner)
+   AND sha256(convert_to(w.value::text, 'UTF8')) = g.print
 
 -- name: delete
 WITH gone AS (

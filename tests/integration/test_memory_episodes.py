@@ -14,7 +14,7 @@ import pytest
 from memories import EMBEDDER, opened
 from stack import Stack
 
-from trellis.memory import EpisodicMemory, Filters, Scope
+from trellis.memory import EpisodicMemory, Filters, Scope, VectorMemory
 from trellis.memory.connections import MemoryDatabase
 from trellis.memory.embedders.hashing import HashingEmbedder
 
@@ -175,6 +175,47 @@ def test_recalled_entries_are_not_appended(episodes: EpisodicMemory) -> None:
     stored = episodes.extend("talk", [("one", {}), ("two", {"source": "recalled"}), ("three", {})])
     assert [each.outcome for each in stored] == ["added", "recalled", "added"]
     assert [(entry.seq, entry.text) for entry in episodes.recent(5)] == [(2, "three"), (1, "one")]
+
+
+def test_a_list_of_recalled_lines_is_not_appended(episodes: EpisodicMemory, database: MemoryDatabase) -> None:
+    """Of entries, of facts, and of entries of the same call. One line more, or one line alone, is said anew."""
+    talk(episodes)
+    VectorMemory(EMBEDDER, ANN, database=database).store("drink", "Ann likes green tea")
+    fed_back = "- My sister plays the cello\n2. ann likes  GREEN tea"
+    assert episodes.append("talk", fed_back).outcome == "recalled"
+    stored = episodes.extend(
+        "talk",
+        [
+            ("the harbour is closed", {}),
+            ("* The harbour is closed\n* What is the name?", {}),
+            (fed_back + "\n- and she is good at it", {}),
+            ("My sister plays the cello", {}),
+            (fed_back, {}),
+        ],
+    )
+    assert [each.outcome for each in stored] == ["added", "recalled", "added", "added", "recalled"]
+    assert [each.id is None for each in stored] == [False, True, False, False, True]
+    assert [entry.seq for entry in episodes.recent(4)] == [8, 7, 6, 5]
+    assert (
+        EpisodicMemory(EMBEDDER, Scope("acme", "bob"), database=database).append("talk", fed_back).outcome
+        == "added"
+    )
+
+
+def test_a_list_of_what_is_gone_is_no_recalled_one(episodes: EpisodicMemory, stack: Stack) -> None:
+    """Else what has expired could not be said again."""
+    talk(episodes)
+    stack.rows("UPDATE memory SET expires_at = now() - interval '1 second' WHERE seq = 4")
+    assert episodes.append("walk", "My sister plays the cello\nWhat is the name?").outcome == "added"
+
+
+def test_the_least_used_entries_make_room_whoever_was_recalled_last(
+    database: MemoryDatabase, stack: Stack
+) -> None:
+    """All entries of a call count."""
+    small = EpisodicMemory(EMBEDDER, ANN, database=database, capacity=4)
+    small.extend("talk", [*((f"entry number {n}", {}) for n in range(9)), ("again", {"source": "recalled"})])
+    assert stack.rows("SELECT array_agg(seq ORDER BY seq) FROM memory") == [([6, 7, 8, 9],)]
 
 
 def test_the_same_text_is_given_once(episodes: EpisodicMemory) -> None:

@@ -145,6 +145,16 @@ def test_what_was_recalled_is_not_stored_again(facts: VectorMemory) -> None:
     assert facts.store("memo", fed_back + "- Ann has a dog").outcome == "added"
 
 
+def test_what_is_shared_is_recalled_by_those_who_read_it(database: MemoryDatabase) -> None:
+    shared = VectorMemory(EMBEDDER, Scope("acme"), database=database)
+    shared.store("wifi", "The password is on the board")
+    shared.store("door", "The door closes at nine")
+    fed_back = "- The password is on the board\n- The door closes at nine"
+    reader = VectorMemory(EMBEDDER, ANN, include_shared=True, database=database)
+    assert reader.store("memo", fed_back).outcome == "recalled"
+    assert VectorMemory(EMBEDDER, ANN, database=database).store("memo", fed_back).outcome == "added"
+
+
 def test_what_has_expired_never_comes_back(facts: VectorMemory, stack: Stack) -> None:
     """By no method, swept or not; and its key is free."""
     facts.store("city", "Ann lives in Lisbon", ttl=3600)
@@ -180,6 +190,35 @@ def test_the_least_used_makes_room(database: MemoryDatabase) -> None:
     assert len(left) == 5
     assert {"k0", "k3", "k7"} <= left
     assert facts.retrieve("k1") is None
+
+
+def test_keys_that_say_the_same_take_room_as_well(database: MemoryDatabase, stack: Stack) -> None:
+    """And what they say outlives the key that said it first."""
+    facts = VectorMemory(EMBEDDER, ANN, database=database, capacity=5)
+    facts.store("drink", "Ann likes green tea")
+    facts.retrieve("drink")
+    facts.flush()
+    outcomes = Counter(facts.store(f"tea{n}", f"Ann likes{' ' * n} green tea").outcome for n in range(30))
+    assert outcomes == {"linked": 30}
+    assert stack.rows("SELECT (SELECT count(*) FROM memory), (SELECT count(*) FROM memory_link)") == [(1, 4)]
+    assert facts.retrieve("drink") is not None  # it was used
+    assert facts.retrieve("tea29") is not None  # it came last
+    stack.rows("UPDATE memory SET valid_from = now() - interval '1 year'")
+    stack.rows("UPDATE memory_use SET last_hit = now() - interval '1 year'")
+    facts.store("tea30", "ann likes green tea")
+    assert facts.retrieve("drink") is None
+    assert len(facts.search("green tea")) == 1
+    assert stack.rows("SELECT (SELECT count(*) FROM memory), (SELECT count(*) FROM memory_link)") == [(1, 4)]
+
+
+def test_what_has_expired_makes_room_before_what_lives(database: MemoryDatabase, stack: Stack) -> None:
+    facts = VectorMemory(EMBEDDER, ANN, database=database, capacity=5)
+    for n in range(5):
+        facts.store(f"old{n}", f"an old fact number {n}", ttl=60)
+    stack.rows(PAST)
+    for n in range(5):
+        facts.store(f"new{n}", f"a new fact number {n}")
+    assert {hit.key for hit in facts.search("fact", limit=50)} == {f"new{n}" for n in range(5)}
 
 
 def test_forgetting_takes_history_links_and_counts_along(facts: VectorMemory, stack: Stack) -> None:

@@ -1,0 +1,46 @@
+"""What counts as recalled: pure."""
+
+from __future__ import annotations
+
+import pytest
+
+from trellis.memory.drafts import Options, draft
+from trellis.memory.recalled import LINES, kept, lines_of, recalled
+from trellis.memory.texts import hash_of
+
+KNOWN = {hash_of("Ann likes tea"), hash_of("Bob likes jazz")}
+
+
+@pytest.mark.parametrize(
+    ("text", "is_recalled"),
+    [
+        ("Ann likes tea\nBob likes jazz", True),
+        ("- ann LIKES tea\n\n  2) Bob  likes jazz\n", True),
+        ("Ann likes tea\nBob likes jazz\nCy likes rain", False),
+        ("Ann likes tea", False),
+        ("Ann likes tea\nann likes tea", False),  # one thing, said twice
+        ("", False),
+        ("\n\n", False),
+    ],
+)
+def test_a_list_is_recalled_if_each_of_its_lines_is_known(text: str, is_recalled: bool) -> None:
+    assert recalled(lines_of(text), KNOWN) is is_recalled
+
+
+def test_too_long_a_list_is_not_looked_up() -> None:
+    assert len(lines_of("\n".join(f"line {n}" for n in range(LINES)))) == LINES
+    assert lines_of("\n".join(f"line {n}" for n in range(LINES + 1))) == []
+
+
+def test_what_one_text_adds_the_next_may_have_recalled() -> None:
+    texts = [
+        "Cy likes rain",
+        "Cy likes rain\nAnn likes tea",
+        "Dee likes maps\nAnn likes tea",
+        "Dee likes maps",
+    ]
+    marked = Options(source="recalled")
+    drafts = [draft("k", text, 1_000, None, Options()) for text in texts]
+    drafts.append(draft("k", "Eve likes chess", 1_000, None, marked))
+    drafts.append(draft("k", "Eve likes chess\nAnn likes tea", 1_000, None, Options()))
+    assert kept(drafts, KNOWN) == [True, False, True, True, False, True]
