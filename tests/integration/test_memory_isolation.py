@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -12,21 +14,21 @@ from memories import EMBEDDER, opened
 from psycopg.errors import InsufficientPrivilege
 from stack import Stack
 
-from trellis.memory import EpisodicMemory, Filters, Scope, VectorMemory
+from trellis.memory import EpisodicMemory, Filters, HybridMemory, Scope, VectorMemory, export, import_jsonl
 from trellis.memory.base import sql
 from trellis.memory.connections import ROLE, MemoryDatabase, statements
+from trellis.memory.stats import agents, keys, stats
 from trellis.tasks.errors import ConfigurationError, IsolationMissing
 
 OURS, THEIRS = "acme", "umbrella"
 TABLES = (
-    "memory",
-    "memory_link",
-    "memory_use",
-    "memory_actor",
-    "memory_size",
-    "memory_word",
+    "memory", "memory_link", "memory_use", "memory_actor", "memory_size", "memory_word", "memory_import", "working",
     "memory_distilled",
-)
+)  # fmt: skip
+DEFINERS = {  # what runs as the owner for the role: each names the tenant itself, or touches no row of one
+    "memory_among", "memory_lexical", "memory_count_words", "memory_open_model", "memory_index", "memory_unindex",
+    "audit_partition",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -36,12 +38,19 @@ def database(stack: Stack) -> Iterator[MemoryDatabase]:
 
 
 @pytest.fixture
-def theirs(database: MemoryDatabase) -> dict[str, Any]:
-    """Something of another tenant in every table, under the same agent and the same keys as ours."""
-    facts = VectorMemory(EMBEDDER, Scope(THEIRS, "ann"), database=database)
+def theirs(database: MemoryDatabase, tmp_path: Path) -> dict[str, Any]:
+    """Something of another tenant in every table, under the same agent, task and keys as ours."""
+    facts = HybridMemory(EMBEDDER, Scope(THEIRS, "ann"), task="run-1", database=database).facts
+    HybridMemory(EMBEDDER, Scope(THEIRS, "ann"), task="run-1", database=database).store(
+        "code", "a secret number"
+    )
+    path = tmp_path / "theirs.jsonl"
+    path.write_text('{"key": "file", "value": "a secret file"}\n')
+    import_jsonl(path, EMBEDDER, Scope(THEIRS, "ann"), database=database)
     facts.store("city", "the secret city is Atlantis", metadata={"m": 1}, actor="Nemo")
     facts.store("city2", "The secret city is ATLANTIS")
     facts.store("food", "the kelp of this city is good")
+    facts.retrieve("city")
     entry = facts.retrieve("city")
     episodes = EpisodicMemory(EMBEDDER, Scope(THEIRS, "ann"), database=database)
     episodes.append("talk", "the secret city is far away")
@@ -69,31 +78,51 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize("agent", ["ann", "", "umbrella"])
-@pytest.mark.parametrize("kind", [VectorMemory, EpisodicMemory])
+@pytest.mark.parametrize("kind", [VectorMemory, EpisodicMemory, HybridMemory])
 def test_no_method_reaches_another_tenant(
-    database: MemoryDatabase, theirs: dict[str, Any], stack: Stack, kind: type[Any], agent: str
+    database: MemoryDatabase, theirs: dict[str, Any], stack: Stack, kind: type[Any], tmp_path: Path
 ) -> None:
     """Their keys, their ids as keys, crafted filters, the shared scope: nothing is found, nothing is changed."""
-    ours = kind(EMBEDDER, Scope(OURS, agent), include_shared=True, database=database)
-    before = everything(stack)
-    for key in ("city", "city2", str(theirs["id"]), "talk"):
-        assert ours.retrieve(key) is None
-        assert ours.history(key) == []
-        assert ours.forget(key) == 0
-    for filters in FILTERS:
-        assert ours.search("secret city Atlantis", filters=filters) == []
-        assert ours.search("", filters=filters) == []
-        if filters is not None:
-            assert ours.forget(filters=filters) == 0
-    assert ours.sweep() == 0
-    assert ours.mend() == 0
-    ours.flush()
-    assert everything(stack) == before
+    for agent in ("ann", "umbrella", ""):
+        task = {"task": "run-1"} if kind is HybridMemory else {}
+        ours = kind(EMBEDDER, Scope(OURS, agent), include_shared=True, database=database, **task)
+        before = everything(stack)
+        for key in ("city", "city2", "code", "file", str(theirs["id"]), "talk"):
+            assert ours.retrieve(key) is None
+            assert ours.history(key) == []
+            assert ours.forget(key) == 0
+        for filters in FILTERS:
+            assert ours.search("secret city Atlantis", filters=filters) == []
+            assert ours.search("", filters=filters) == []
+            if kind is not VectorMemory:
+                assert ours.recent(50, filters=filters) == []
+            if filters is not None:
+                assert ours.forget(filters=filters) == 0
+        if kind is HybridMemory:
+            reads_a_task(ours, theirs["id"])
+        assert ours.sweep() == 0
+        assert ours.mend() == 0
+        ours.flush()
+        assert export(tmp_path / "ours.jsonl", Scope(OURS, agent), database=database) == 0
+        assert keys(database, OURS, [agent, "ann"]) == agents(database, OURS) == []
+        found = stats(database, OURS)
+        assert (found.rows, found.links, found.used, found.values, found.imports) == ([], 0, 0, 0, [])
+        assert everything(stack) == before
     assert ours.store("city", "our own city").outcome == "added"
     assert kind(EMBEDDER, Scope(THEIRS, "ann"), database=database).search("our own city", limit=50) != []
     texts = {text for (text,) in stack.rows("SELECT text FROM memory WHERE tenant = %s", THEIRS)}
     assert "our own city" not in texts
+
+
+def reads_a_task(ours: HybridMemory, their_fact: UUID) -> None:
+    """A task of the same name, and their fact by its id."""
+    working = ours.working
+    assert working is not None
+    assert working.items() == []
+    assert working.retrieve("code") is None
+    assert working.forget("code") is False
+    assert working.hand("city", their_fact) is False
+    assert working.clear() == 0
 
 
 def everything(stack: Stack) -> list[Any]:
@@ -119,27 +148,80 @@ def test_agents_see_what_is_their_own_and_what_is_shared(database: MemoryDatabas
     assert {hit.text for hit in all_.search("note", limit=9)} == {"a note for all", "another note for all"}
 
 
-@pytest.mark.parametrize("table", TABLES)
 def test_raw_sql_on_a_connection_of_the_memory_stays_in_its_tenant(
-    database: MemoryDatabase, theirs: dict[str, Any], stack: Stack, table: str
+    database: MemoryDatabase, theirs: dict[str, Any], stack: Stack
 ) -> None:
     """Reading, changing, deleting, and writing in another's name; and without any tenant there is nothing at all."""
-    [[there]] = stack.rows(f"SELECT count(*) FROM {table}")
-    assert there > 0
     before = everything(stack)
-    for tenant in (OURS, ""):
-        with database.writing(tenant) as asker:
-            run = asker.connection.execute
-            assert run(f"SELECT count(*) FROM {table}").fetchone() == (0,)
-            assert run(f"UPDATE {table} SET tenant = %s", (OURS,)).rowcount == 0
-            assert run(f"DELETE FROM {table}").rowcount == 0
-    with database.connection() as connection:
-        assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
-    with database.writing(THEIRS) as asker:
-        assert asker.connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (there,)
-    with pytest.raises(InsufficientPrivilege), database.writing(THEIRS) as asker:
-        asker.connection.execute(f"UPDATE {table} SET tenant = %s", (OURS,))
+    for table in TABLES:
+        [[there]] = stack.rows(f"SELECT count(*) FROM {table}")
+        assert there > 0, table
+        for tenant in (OURS, ""):
+            with database.writing(tenant) as asker:
+                run = asker.connection.execute
+                assert run(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+                assert run(f"UPDATE {table} SET tenant = %s", (OURS,)).rowcount == 0
+                assert run(f"DELETE FROM {table}").rowcount == 0
+        with database.connection() as connection:
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+        with database.writing(THEIRS) as asker:
+            assert asker.connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (there,)
+        with pytest.raises(InsufficientPrivilege), database.writing(THEIRS) as asker:
+            asker.connection.execute(f"UPDATE {table} SET tenant = %s", (OURS,))
     assert everything(stack) == before
+
+
+# Tables of tenants that the role may touch, and that are not behind a policy that asks for the tenant of all it does.
+OPEN = """
+    SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant'
+     WHERE c.relkind IN ('r', 'p') AND has_table_privilege('trellis_memory', c.oid, 'SELECT, INSERT, UPDATE, DELETE')
+       AND NOT (c.relrowsecurity AND EXISTS (
+            SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polcmd = '*')
+            AND NOT EXISTS (
+            SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND (
+                pg_get_expr(p.polqual, c.oid) !~ 'tenant = .*current_setting'
+                OR pg_get_expr(p.polwithcheck, c.oid) !~ 'tenant = .*current_setting')))
+     ORDER BY 1
+"""
+
+
+def test_every_table_of_tenants_asks_for_the_tenant(database: MemoryDatabase, stack: Stack) -> None:
+    """By the catalogue, so that one that is made later is looked at as well."""
+    assert stack.rows(OPEN) == []
+    with psycopg.connect(stack.database_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE memory_new (tenant text)")
+        connection.execute("GRANT SELECT ON memory_new TO trellis_memory")
+        assert stack.rows(OPEN) == [("memory_new",)]
+        connection.execute("ALTER TABLE memory_new ENABLE ROW LEVEL SECURITY")
+        connection.execute("CREATE POLICY lax ON memory_new USING (true)")
+        assert stack.rows(OPEN) == [("memory_new",)]
+
+
+def test_the_role_is_above_no_policy(database: MemoryDatabase, theirs: dict[str, Any], stack: Stack) -> None:
+    """It is no superuser, passes no policy, belongs to no other role, owns nothing, and runs as the owner only what is
+    known to ask for the tenant.
+    """
+    role = "SELECT rolsuper, rolbypassrls, rolcreaterole, rolcanlogin FROM pg_roles WHERE rolname = %s"
+    assert stack.rows(role, ROLE) == [(False, False, False, False)]
+    assert stack.rows("SELECT FROM pg_auth_members WHERE member = %s::regrole", ROLE) == []
+    for catalogue, owner in (
+        ("pg_class", "relowner"),
+        ("pg_proc", "proowner"),
+        ("pg_namespace", "nspowner"),
+        ("pg_type", "typowner"),
+    ):
+        assert stack.rows(f"SELECT FROM {catalogue} WHERE {owner} = %s::regrole", ROLE) == []
+    definers = stack.rows(
+        "SELECT proname FROM pg_proc WHERE prosecdef AND prorettype <> 'trigger'::regtype "
+        "AND has_function_privilege(%s, oid, 'EXECUTE')",
+        ROLE,
+    )
+    assert {name for (name,) in definers} == DEFINERS
+    with database.connection() as connection:
+        assert connection.execute(
+            "SELECT current_user, bool_and(row_security_active(name::regclass)) FROM unnest(%s::text[]) AS t(name)",
+            (list(TABLES),),
+        ).fetchone() == (ROLE, True)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +253,9 @@ def test_functions_of_the_owner_ask_for_the_tenant(database: MemoryDatabase, the
     )
     vector = "[" + ",".join(["0.1"] * 64) + "]"
     asked = {
-        f"SELECT id FROM memory_among({given}, '{vector}'::halfvec, 10, 1000)": 3,
+        f"SELECT id FROM memory_among({given}, '{vector}'::halfvec, 10, 1000)": 5,
         f"SELECT id FROM memory_lexical({given}, 'secret'::tsquery, ARRAY['secret'], ARRAY[1.0::float8], 5, "
-        "ARRAY[.1,.2,.3,1]::real[], .5, 10, 1000)": 2,
+        "ARRAY[.1,.2,.3,1]::real[], .5, 10, 1000)": 4,
     }
     for statement, found in asked.items():
         for tenant, count in ((THEIRS, found), (OURS, 0), ("", 0)):
