@@ -31,7 +31,6 @@ from .uses import Uses
 BATCH = 1_000  # rows that go in one transaction
 EMBED = 32  # texts in one call of the embedder
 SIZES = 60.0  # seconds for which a scope's size is believed
-MOST = 2_000_000_000  # all there are
 EPISODE_LOCK = 3
 # Their plan is the same whatever is asked (planning is a third of what a search by the HNSW index takes).
 GENERIC = frozenset({"retrieve", "history", "last", "use"})

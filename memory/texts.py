@@ -23,6 +23,8 @@ CONTEXT = 1_000  # characters of an earlier entry that count as context of the n
 QUERY = 4_000  # characters of a query
 
 _MARK = re.compile(r"^\s*(?:[-*•>]+|\d+[.)])\s+")  # what lists put before a line
+_END = " .!"
+_QUOTES = "\"'\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
 
 _NUMBER = re.compile(r"\d+")
 _DENIAL = re.compile(r"\b(?:not?|never|none|nobody|nothing|without|cannot)\b|n['\u2019]t\b")
@@ -100,14 +102,27 @@ def text_of(value: object) -> str:
 
 
 def hash_of(text: str) -> bytes:
-    """What two texts have in common that differ only in letter case, spaces and forms of the same letter."""
+    """What two texts have in common that differ only in letter case, spaces, forms of the same letter, full stops and
+    exclamation marks at their ends, and quotes around them.
+
+    A question mark is another text. Embedding models do not see to it: with all-MiniLM-L6-v2 a sentence in quotes is
+    at a cosine of .91 to .97 from the same without, and at .93 to .97 with two exclamation marks.
+    """
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return hashlib.sha256(folded.encode()).digest()
+    bare = folded.rstrip(_END)
+    if len(bare) > 1 and bare[0] in _QUOTES and bare[-1] in _QUOTES:
+        bare = bare[1:-1].rstrip(_END)
+    return hashlib.sha256((bare or folded).encode()).digest()
+
+
+def unlisted(text: str) -> str:
+    """A line without what lists put before it."""
+    return _MARK.sub("", text)
 
 
 def line_hashes(text: str) -> list[bytes]:
     """The hashes of a text's lines, without what lists put before them."""
-    lines = (_MARK.sub("", line).strip() for line in text.splitlines())
+    lines = (unlisted(line).strip() for line in text.splitlines())
     return list(dict.fromkeys(hash_of(line) for line in lines if line))
 
 

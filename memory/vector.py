@@ -19,7 +19,7 @@ from .drafts import Draft, Options, draft
 from .entries import Filters, Hit, Json, Stored
 from .models import Model
 from .recalled import lines_of, recalled
-from .texts import alike, array_of
+from .texts import alike, array_of, hash_of, unlisted
 
 KEY_LOCK, TEXT_LOCK = 1, 2  # always taken in this order
 
@@ -61,10 +61,11 @@ class VectorMemory(Memory):
         reach = {**self._own(), "agents": array_of([self.scope.agent]), "model": model.id}
         near = "near_exact" if self._size(reach) <= ranking.NEAR_ROWS else "near_index"
         lines = lines_of(wanted.text)
+        unmarked = hash_of(unlisted(wanted.text))  # a line of a list that was recalled
 
         def once() -> Stored:
             with self.database.writing(self.scope.tenant) as asker:
-                given = {**reach, **wanted.arguments(), "vector": vector}
+                given = {**reach, **wanted.arguments(), "vector": vector, "hashes": [unmarked, wanted.hash]}
                 found, nearest = self._look(asker, given, near if vector is not None else None)
                 if lines:
                     found = found._replace(recalled=recalled(lines, self._known(asker, lines)))
@@ -103,7 +104,7 @@ class VectorMemory(Memory):
         """What is there, under locks of the key and of the text: who stores either meanwhile waits."""
         with asker.connection.pipeline():
             self._lock(asker, KEY_LOCK, self.scope.agent, given["key"])
-            self._lock(asker, TEXT_LOCK, self.scope.agent, given["hash"].hex())
+            self._lock(asker, TEXT_LOCK, self.scope.agent, given["hashes"][0].hex())
             looked = asker(self._sql["look"], given)
             nearest = asker(self._statement(near, {}), given) if near is not None else None
         return _Found(*looked.fetchone()), [] if nearest is None else nearest.fetchall()  # type: ignore[misc]

@@ -263,7 +263,7 @@ SELECT k.id, k.model, k.same, k.alive, l.id, l.same, t.id
   LEFT JOIN LATERAL (
       SELECT m.id FROM memory m
        WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text
-         AND m.kind = 'fact' AND m.hash = %(hash)s::bytea AND m.key <> %(key)s::text AND m.valid_to IS NULL
+         AND m.kind = 'fact' AND m.hash = ANY(%(hashes)s::bytea[]) AND m.key <> %(key)s::text AND m.valid_to IS NULL
          AND m.trust >= %(trust)s::smallint AND (m.expires_at IS NULL OR m.expires_at > now()) LIMIT 1) t ON true
 
 -- The nearest other facts of the scope, trusted as much: near enough, and one of them says the same.

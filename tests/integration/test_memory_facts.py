@@ -95,9 +95,11 @@ def test_the_same_again_changes_nothing_but_its_time(facts: VectorMemory) -> Non
     assert entry.expires_at is None
 
 
-@pytest.mark.parametrize("again", ["  ANN lives in\nLisbon ", "Ann lives in Lisbon!"])
+@pytest.mark.parametrize(
+    "again", ["  ANN lives in\nLisbon ", "3. \u201cAnn lives in Lisbon!\u201d", "Ann: lives in Lisbon"]
+)
 def test_what_is_said_twice_is_found_once_and_answered_twice(facts: VectorMemory, again: str) -> None:
-    """Other case and spaces are the same hash, other marks the same vector."""
+    """Other case, spaces and marks around it are the same hash, marks in it the same vector."""
     facts.store("city", "Ann lives in Lisbon")
     assert facts.store("home", again).outcome == "linked"
     entry = facts.retrieve("home")

@@ -44,3 +44,23 @@ def test_what_one_text_adds_the_next_may_have_recalled() -> None:
     drafts.append(draft("k", "Eve likes chess", 1_000, None, marked))
     drafts.append(draft("k", "Eve likes chess\nAnn likes tea", 1_000, None, Options()))
     assert kept(drafts, KNOWN) == [True, False, True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Ann likes tea", "  ANN likes\ttea.", True),
+        ("Ann likes tea", "Ann likes tea!!", True),
+        ("Ann likes tea", "\u201cAnn likes tea.\u201d", True),
+        ("Ann likes tea", "'Ann likes tea' …", True),
+        ("Ann likes tea", "Ann likes tea?", False),
+        ("Ann is 6' tall", 'Ann is 6" tall', False),
+        ("6'", '6"', False),
+        ("-5", "5", False),
+        ("3.5", "35", False),
+        ("...", "!", False),
+        ("", "...", False),
+    ],
+)
+def test_marks_around_a_text_do_not_make_it_another(one: str, other: str, same: bool) -> None:
+    assert (hash_of(one) == hash_of(other)) is same
