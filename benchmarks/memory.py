@@ -1,7 +1,8 @@
-"""The memory, measured: `python benchmarks/memory.py --locomo FILE… --json`, or `--rows N --json`.
+"""The memory, measured: `python benchmarks/memory.py --locomo FILE… --json`, `--rows N --json` or `--junk N --json`.
 
     --locomo FILE…   retrieval quality on conversations in LoCoMo's form, or on folders of them (locomo.py)
     --rows N         load, index and search of N rows beside plain SQL on the same plan (vectors.py)
+    --junk [N]       what is left of N writes (10,000) that say nothing new (junk.py)
 
 Each starts an embedded Postgres of its own and prints a table, or with `--json` one JSON object; progress on stderr.
 """
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import junk
 import locomo
 import stack
 import vectors
@@ -34,11 +36,14 @@ def main() -> None:
         "--locomo", nargs="+", type=Path, metavar="FILE", help="conversations, or folders of them"
     )
     parser.add_argument("--rows", type=int, help="how many rows of 384 dimensions")
+    parser.add_argument(
+        "--junk", nargs="?", type=int, const=10_000, metavar="N", help="how many writes that say nothing new"
+    )
     parser.add_argument("--queries", type=int, default=200, help="searches of each kind with --rows")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args()
-    if (given.locomo is None) == (given.rows is None):
-        parser.error("give --locomo or --rows")
+    if [given.locomo, given.rows, given.junk].count(None) != 2:
+        parser.error("give one of --locomo, --rows and --junk")
     say = Console(stderr=True).print
     try:
         with stack.postgres() as (running, home):
@@ -47,6 +52,8 @@ def main() -> None:
             if given.locomo is not None:
                 conversations = [each for path in locomo.files(given.locomo) for each in locomo.read(path)]
                 found = locomo.measure(conversations, embedder(), database, say)
+            elif given.junk is not None:
+                found = junk.measure(given.junk, embedder(), database, say)
             else:
                 found = vectors.measure(given.rows, given.queries, database, say)
             database.close()
