@@ -56,3 +56,12 @@ def stack(servers: embedded.Servers, template: str, tmp_path: Path) -> Iterator[
     with redis.Redis.from_url(servers.redis.url(db)) as client:
         client.flushdb()
     yield from stack_of(servers, template, f"test_{number}", db, tmp_path)
+
+
+def pytest_sessionfinish() -> None:
+    """Keep what was covered: xdist gives its processes ten seconds to end, and a busy machine takes longer to write it."""
+    coverage = sys.modules.get("coverage")
+    running = coverage.Coverage.current() if coverage is not None else None
+    if running is not None:
+        running.stop()
+        running.save()

@@ -93,8 +93,13 @@ def test_vectors_are_those_of_the_workers_model_in_the_order_of_the_texts(
     assert [key for key in keys(stack) if not key.endswith(":called")] == []
 
 
-def test_callers_share_a_pass_and_a_worker_is_called_once_for_all(stack: Stack, worker: Worker) -> None:
+def test_callers_share_a_pass_and_a_worker_is_called_once_for_all(
+    stack: Stack, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sixteen processes' worth of callers: what waits when the worker looks goes through the model together."""
+    monkeypatch.setattr(
+        "trellis.memory.embedders.wire.CALLED_MS", 60_000
+    )  # on a busy machine they come slowly
     called = threading.Semaphore(0)
     clients = [worker.client(stack, call=called.release) for _ in range(16)]
     with ThreadPoolExecutor(16) as pool:
@@ -183,9 +188,9 @@ def test_a_worker_that_always_dies_ends_the_call_with_an_error(stack: Stack, wor
         taken.append(len(worker.service._take(Names("embed"))))
         worker.link.delete(Names("embed").awake, Names("embed").called)
 
-    with pytest.raises(EmbedderUnavailable, match="answered within 0.4 s"):
-        worker.client(stack, call=call, timeout=0.4).embed(["text"])
-    assert taken == [1, 1]
+    with pytest.raises(EmbedderUnavailable, match="answered within 2 s"):
+        worker.client(stack, call=call, timeout=2.0).embed(["text"])
+    assert [count for count in taken if count] == [1, 1]
 
 
 def test_a_lost_call_is_repeated_by_whoever_waits(

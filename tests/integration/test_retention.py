@@ -90,7 +90,7 @@ def test_what_a_rerun_or_a_parent_uses_stays_as_long_as_that(stack: Stack) -> No
     old = finished(stack, days=8, bad=True)
     new = stack.client.rerun(old, from_step="bad").id
     stack.drain(new)
-    child = Workflow("child", register=True)
+    child = Workflow("kept_child", register=True)
     child.step("only", steps.noop)
     parent = Workflow("parent", register=False)
     parent.child("kid", child)
@@ -101,7 +101,7 @@ def test_what_a_rerun_or_a_parent_uses_stays_as_long_as_that(stack: Stack) -> No
     stack.drain(top)
     assert stack.client.get(top).state is RunState.SUCCEEDED
     stack.rows("UPDATE run SET finished_at = now() - interval '8 days' WHERE id = %s", kid)
-    for name in ("w", "child", "parent"):
+    for name in ("w", "kept_child", "parent"):
         stack.client.retain(name, timedelta(days=7))
     assert tick(stack.engine)["purged"] == 0
     for run, why in ((old, f"run {new}, which repeats it"), (kid, f"run {top}, which had it as a step")):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import timeit
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from counting import work
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, PlainSerializer
@@ -277,9 +277,9 @@ def test_a_value_is_dumped_faithfully_or_refused(value: Any) -> None:
 
 
 def test_small_signatures_cost_next_to_nothing() -> None:
-    """The engine calls these for every step; the targets are 3 and 6 µs, with room for a busy machine."""
+    """The engine calls these for every step: pydantic does it in a few calls, whatever the types are."""
     for function, inputs, output in ((nothing, {}, None), (one, {"n": 3}, 3)):
         contract = of(function)
-        best = min(timeit.repeat(lambda c=contract, i=inputs: c.validate(i), number=2000, repeat=5)) / 2000
-        best += min(timeit.repeat(lambda c=contract, o=output: c.dump(o), number=2000, repeat=5)) / 2000
-        assert best < 10e-6
+        contract.validate(inputs)
+        assert work(lambda c=contract, i=inputs: c.validate(i)) < 15  # type: ignore[misc]
+        assert work(lambda c=contract, o=output: c.dump(o)) < 10  # type: ignore[misc]

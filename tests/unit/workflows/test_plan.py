@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 from catalogue import actions, anything, known, load, nothing, workflow
+from counting import work
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -340,22 +340,6 @@ def test_an_action_that_is_not_here_is_refused() -> None:
 
 
 def _fleeting() -> None: ...
-
-
-def work(body: Callable[[], object]) -> int:
-    """How many Python and C functions a piece of work calls: its cost, whatever the machine does meanwhile."""
-    count = 0
-
-    def counted(_frame: object, event: str, _argument: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(counted)
-    try:
-        body()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 def gathering(size: int) -> tuple[Any, dict[int | str, Any]]:
