@@ -59,7 +59,7 @@ def stack(servers: embedded.Servers, template: str, tmp_path: Path) -> Iterator[
 
 
 def pytest_sessionfinish() -> None:
-    """Keep what was covered: xdist gives its processes ten seconds to end, and a busy machine takes longer to write it."""
+    """Keep what was covered: xdist gives its processes ten seconds to end, and writing it may take longer."""
     coverage = sys.modules.get("coverage")
     running = coverage.Coverage.current() if coverage is not None else None
     if running is not None:
