@@ -494,16 +494,15 @@ UPDATE memory m
   FROM memory f
  CROSS JOIN LATERAL (
      SELECT array_agg(p.text ORDER BY p.seq DESC) AS texts
-       FROM (SELECT e.text, e.seq FROM memory e
-              WHERE e.model = f.model AND e.tenant = %(tenant)s::text AND e.agent = f.agent AND e.episode = f.episode
-                AND e.seq < f.seq
+       FROM (SELECT DISTINCT e.seq, e.text FROM memory e
+              WHERE e.tenant = %(tenant)s::text AND e.agent = f.agent AND e.episode = f.episode AND e.seq < f.seq
               ORDER BY e.seq DESC LIMIT 2) p) b
  WHERE f.id = ANY(%(ids)s::uuid[]) AND f.tenant = %(tenant)s::text AND m.model = f.model AND m.id = f.id
 
 -- Rows without a vector, each with the text before it.
 -- name: bare
 SELECT m.id, m.text, (SELECT e.text FROM memory e
-                       WHERE e.model = m.model AND e.tenant = m.tenant AND e.agent = m.agent AND e.episode = m.episode
+                       WHERE e.tenant = m.tenant AND e.agent = m.agent AND e.episode = m.episode
                          AND e.seq < m.seq ORDER BY e.seq DESC LIMIT 1)
   FROM memory m
  WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.embedding IS NULL AND m.text <> ''
@@ -515,7 +514,7 @@ UPDATE memory m SET embedding = %(vector)s
  WHERE m.model = %(model)s::smallint AND m.id = %(id)s::uuid AND m.tenant = %(tenant)s::text AND m.embedding IS NULL
    AND m.text = %(text)s::text
    AND coalesce((SELECT e.text FROM memory e
-                  WHERE e.model = m.model AND e.tenant = m.tenant AND e.agent = m.agent AND e.episode = m.episode
+                  WHERE e.tenant = m.tenant AND e.agent = m.agent AND e.episode = m.episode
                     AND e.seq < m.seq ORDER BY e.seq DESC LIMIT 1), '') = %(before)s::text
 
 -- The last two entries of an episode, newest first.

@@ -26,9 +26,10 @@ SELECT count(*) FROM memory WHERE model = ANY(%(models)s::smallint[]) AND (expir
          WHERE n.model = %(model)s::smallint AND n.tenant = m.tenant AND n.agent = m.agent AND n.kind = m.kind
            AND n.key = m.key AND n.valid_to IS NULL))
 
+-- Of any generation: the next one is not complete, and would have another text before an entry.
 -- name: part_before
 (SELECT e.text FROM memory e
-  WHERE e.model = m.model AND e.tenant = m.tenant AND e.agent = m.agent AND e.episode = m.episode AND e.seq < m.seq
+  WHERE e.tenant = m.tenant AND e.agent = m.agent AND e.episode = m.episode AND e.seq < m.seq
   ORDER BY e.seq DESC LIMIT 1)
 
 -- name: missing

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 from forks import Forked
@@ -119,6 +120,22 @@ def test_every_row_is_there_afterwards_with_a_vector_of_the_new_model(
     assert (
         stack.rows("SELECT text, embedding::text FROM memory WHERE tenant = 'fresh' ORDER BY seq") == contexts
     )
+
+
+def test_what_came_before_an_entry_counts_also_where_it_is_not_copied_yet(
+    stack: Stack, database: MemoryDatabase, work: Reembedding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ids run backwards, so that the later entries are copied first; then one in between is forgotten."""
+    ids = iter(range(1000, 0, -1))
+    monkeypatch.setattr("trellis.memory.episodic.uuid4", lambda: UUID(int=next(ids)))
+    talk = EpisodicMemory(EMBEDDER, HERE, database=database)
+    entries = [talk.append("talk", f"entry {number} speaks of thing {number * 31}") for number in range(7)]
+    state = work.turn(work.begin())
+    assert 0 < state["copied"] < 7
+    talk.forget(entries[4].key)
+    expected = rows(stack, but="AND model = 1")
+    through(work, state)
+    assert rows(stack) == expected
 
 
 def test_the_old_model_serves_and_changes_meanwhile_are_not_lost(
