@@ -97,6 +97,8 @@ WORDINGS: tuple[Callable[[str], str], ...] = (
     lambda text: f"I know that {text}",
     lambda text: f"{text}, indeed",
     lambda text: text.replace(" a ", " some ", 1),
+    lambda text: f"Remember: {text}",
+    lambda text: f"It is true that {text}",
 )
 
 

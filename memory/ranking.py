@@ -15,6 +15,7 @@ from collections.abc import Sequence
 EXACT_ROWS = 20_000  # live rows of a scope up to which a search looks at all of them
 NEAR_ROWS = 2_000  # the same for the look at near-duplicates that comes with each store
 SAME = 0.97  # cosine from which two facts say the same
+RESTATED = 0.9  # and from which they do where their words are the same but for fillers
 DEPTH = 200  # rows of each list that are fused
 BUDGET = 20_000  # rows of a large scope whose words are scored
 SAMPLE = 20_000  # rows of a large scope in which words are counted

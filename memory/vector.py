@@ -19,7 +19,7 @@ from .drafts import Draft, Options, draft
 from .entries import Filters, Hit, Json, Stored
 from .models import Model
 from .recalled import lines_of, recalled
-from .texts import alike, array_of, hash_of, unlisted
+from .texts import alike, array_of, hash_of, restated, unlisted
 
 KEY_LOCK, TEXT_LOCK = 1, 2  # always taken in this order
 
@@ -123,7 +123,8 @@ class VectorMemory(Memory):
             return Stored(wanted.key, None, "recalled")
         twin = found.twin
         for row, text, similarity in nearest:
-            if twin is None and similarity > ranking.SAME and alike(text, wanted.text):
+            same = similarity > ranking.SAME and alike(text, wanted.text)
+            if twin is None and (same or (similarity > ranking.RESTATED and restated(text, wanted.text))):
                 twin = row
         given["id"] = uuid4()
         if found.row is not None:

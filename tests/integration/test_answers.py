@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -174,17 +173,19 @@ def test_what_is_no_signature_is_refused_and_nothing_is_written(stack: Stack, me
 
 
 def test_a_task_is_taken_back_when_its_run_is_cancelled(stack: Stack, media: Media) -> None:
-    """It waits in its queue; a worker that comes later does not begin it."""
-    worker = media.worker()
-    worker.send(signal.SIGSTOP)
+    """It waits in its queue; a worker that has heard of it does not begin it."""
+    media.worker()
+    control = media.app.control
+    eventually(lambda: control.cancel_consumer("media", reply=True, timeout=0.2))
     stack.worker()
     wf = Workflow("taken-back", register=False)
     wf.step("heard", task="media.tasks.heard", args=["never"], queue="media")
     run = stack.client.start(wf)
     eventually(lambda: stack.rows("SELECT 1 FROM step WHERE state = 'parked'"))
     stack.client.cancel(run)
-    worker.send(signal.SIGCONT)
+    eventually(lambda: any((control.inspect(timeout=0.2).revoked() or {}).values()))
     media.task("heard", "after").apply_async()
+    control.add_consumer("media")
     eventually(lambda: media.heard())
     assert [words for _, words in media.heard()] == [["after"]]
 
