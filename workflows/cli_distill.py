@@ -21,7 +21,7 @@ from .client import Client
 from .records import Run
 from .session import AsJson, journal, settings_for
 from .states import RunState
-from .terminal import exit_code, report, report_json, watch
+from .terminal import exit_code, watch_to_end
 
 
 def register() -> None:
@@ -63,11 +63,8 @@ def distill(
     with journal(settings) as client:
         run = distilling.start(client, tenant, agent, **asked)
         if wait:
-            run = watch(client, run, as_json=as_json)
-            if as_json:
-                report_json(client, run, steps=False)
-            else:
-                report(client, run)
+            run = watch_to_end(client, run, as_json=as_json)
+            if not as_json:
                 _tell(client, run)
             raise typer.Exit(exit_code(run))
         typer.echo(show.dumps(show.run_json(run)) if as_json else run.id)

@@ -16,7 +16,7 @@ from ..memory.embedders import choose
 from ..tasks.terminal import hint
 from . import show
 from .session import AsJson, journal, settings_for
-from .terminal import exit_code, report, report_json, watch
+from .terminal import exit_code, watch_to_end
 
 
 def register() -> None:
@@ -49,11 +49,7 @@ def reindex(
     with journal(settings) as client:
         run = reembedding.start(client, wanted, keep=keep)
         if wait:
-            run = watch(client, run, as_json=as_json)
-            if as_json:
-                report_json(client, run, steps=False)
-            else:
-                report(client, run)
+            run = watch_to_end(client, run, as_json=as_json)
             raise typer.Exit(exit_code(run))
         typer.echo(show.dumps(show.run_json(run)) if as_json else run.id)
         if run.params["model"] != wanted:

@@ -90,6 +90,16 @@ def report_json(client: Client, run: Run, *, steps: bool) -> None:
     )
 
 
+def watch_to_end(client: Client, run: Run, *, as_json: bool) -> Run:
+    """Show a run until it is over, then how it stands. Raises typer.Exit where the person has had enough."""
+    ended = watch(client, run, as_json=as_json)
+    if as_json:
+        report_json(client, ended, steps=False)
+    else:
+        report(client, ended)
+    return ended
+
+
 def exit_code(run: Run) -> int:
     """0 for a run that succeeded, 1 for one that did not."""
     return 0 if run.state is RunState.SUCCEEDED else 1
