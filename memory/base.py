@@ -37,16 +37,8 @@ GENERIC = frozenset({"retrieve", "history", "last", "use"})
 ALONE = frozenset({"nearest_index", "nearest_among"})  # they set their tenant themselves
 
 
-CONDITIONS = (
-    "metadata",
-    "sources",
-    "trust",
-    "by",
-    "episode",
-    "run",
-    "since",
-    "until",
-)  # of `Filters.arguments`
+CONDITIONS = tuple(Filters().arguments())
+ANYTHING = Filters()
 
 
 @cache
@@ -100,6 +92,8 @@ class Memory:
         self.include_shared = include_shared
         self.capacity = capacity
         self.ttl = seconds_of("ttl", ttl)
+        self._kinds = array_of(self.kinds)
+        self._reach = {wanted: array_of(self.scope.reach(wanted)) for wanted in (False, True)}
         self.database = database or shared(settings)
         self._sql = sql()
         self._dims = 0
@@ -247,7 +241,7 @@ class Memory:
         if not isinstance(query, str):
             raise EntryError("query", f"is a {type(query).__name__}: needs a text")
         text = storable("query", query)[:QUERY].strip()
-        conditions = (filters or Filters()).arguments()
+        conditions = (filters or ANYTHING).arguments()
         model = self._found()
         if model is None:
             return text, None, False
@@ -347,14 +341,14 @@ class Memory:
         return self.database.ask(self.scope.tenant, statement, arguments, generic=name in GENERIC)
 
     def _own(self) -> dict[str, Any]:
-        return {"tenant": self.scope.tenant, "agent": self.scope.agent, "kinds": array_of(self.kinds)}
+        return {"tenant": self.scope.tenant, "agent": self.scope.agent, "kinds": self._kinds}
 
     def _reached(self, include_shared: bool | None) -> dict[str, Any]:
         wanted = self.include_shared if include_shared is None else include_shared
         return {
             "tenant": self.scope.tenant,
-            "agents": array_of(self.scope.reach(wanted)),
-            "kinds": array_of(self.kinds),
+            "agents": self._reach[bool(wanted)],
+            "kinds": self._kinds,
         }
 
     def _found(self) -> Model | None:
