@@ -137,16 +137,8 @@ class Asker:
 
 
 def statements(file: str, **parts: bytes) -> dict[str, Numbered]:
-    """The blocks of a .sql file of this package, with `{name}` replaced by the block or the text of that name."""
-    blocks = dict(load("trellis.memory.sql", file))
-    known = {**{name: text for name, text in blocks.items() if name.startswith("part_")}, **parts}
-    found = {}
-    for name, text in blocks.items():
-        for _ in range(3):  # a part may name parts
-            for part, replacement in known.items():
-                text = text.replace(b"{%s}" % part.encode(), replacement)
-        found[name] = numbered(text)
-    return found
+    """The statements of a .sql file of this package; `parts` as for `load`."""
+    return {name: numbered(text) for name, text in load("trellis.memory.sql", file, **parts).items()}
 
 
 def _look(connection: Connection) -> None:

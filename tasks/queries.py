@@ -1,7 +1,8 @@
 """Named SQL blocks: one file of statements, read once.
 
 The law: a statement lives in a .sql file under its name, with the reason for its shape beside it; Python
-refers to it by that name and never assembles SQL from strings.
+refers to it by that name and never assembles SQL from strings. What several statements have in common is a block
+`part_…`, which they name in braces.
 """
 
 from __future__ import annotations
@@ -14,17 +15,33 @@ from typing import Any, NamedTuple
 
 _HEADER = re.compile(r"^-- name: (?P<name>\w+)\s*$", re.MULTILINE)
 
+_PART = "part_"
+_DEPTH = 3  # a part may name parts
+
 _PLACEHOLDER = re.compile(rb"%\((\w+)\)s")
 
 
-def load(package: str, file: str) -> MappingProxyType[str, bytes]:
-    """The blocks of `file` in `package` by name. Each starts with a line `-- name: verb`."""
+def load(package: str, file: str, **parts: bytes) -> MappingProxyType[str, bytes]:
+    """The statements of `file` in `package` by name. Each starts with a line `-- name: verb`.
+
+    parts: what else stands for a name in braces.
+    """
     text = resources.files(package).joinpath(file).read_text(encoding="utf-8")
-    parts = _HEADER.split(text)[1:]
-    blocks = {name: _bare(body) for name, body in zip(parts[::2], parts[1::2], strict=True)}
-    if len(blocks) != len(parts) // 2:
+    split = _HEADER.split(text)[1:]
+    blocks = {name: _bare(body) for name, body in zip(split[::2], split[1::2], strict=True)}
+    if len(blocks) != len(split) // 2:
         raise ValueError(f"{package}/{file}: a name stands twice")
-    return MappingProxyType(blocks)
+    known = {**{name: text for name, text in blocks.items() if name.startswith(_PART)}, **parts}
+    return MappingProxyType(
+        {name: _filled(text, known) for name, text in blocks.items() if not name.startswith(_PART)}
+    )
+
+
+def _filled(text: bytes, parts: Mapping[str, bytes]) -> bytes:
+    for _ in range(_DEPTH):
+        for name, part in parts.items():
+            text = text.replace(b"{%s}" % name.encode(), part)
+    return text
 
 
 class Numbered(NamedTuple):

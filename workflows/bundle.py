@@ -39,6 +39,7 @@ log = get_logger("trellis.bundle")
 
 _JOURNAL_GONE = (psycopg.OperationalError, psycopg.InterfaceError, CommunicationError)
 _MIN_COST_MS = 0.02  # what a step costs even if its body costs nothing
+_LOOK_SECONDS = 0.01  # for so long run-ahead goes on without a look whether something is paused
 
 
 class Bundle:
@@ -57,7 +58,7 @@ class Bundle:
         self._workflow = self._correlation = ""
         self._leased: dict[str, float] = {}  # by lease: a moment before it was given
         self._todo: deque[Claimed] = deque()
-        asked = time.monotonic()
+        asked = self._looked = time.monotonic()  # what is paused is not claimed
         self._take(self._named(action, idx) if ranked is None else self._urgent(ranked, idx), asked)
         self._queue = self._todo[0].queue if self._todo else ""
         self._done: list[Outcome] = []
@@ -484,4 +485,8 @@ class Bundle:
         means = self._parts.durations.short().items()
         short = {action: max(_MIN_COST_MS, ms) for action, ms in means if known(action) is not None}
         budget = min(left, settings.bundle_ms)
-        return Ahead(self._queue, wire.dumps(short), budget, settings.bundle_max)
+        now = time.monotonic()
+        look = now - self._looked >= _LOOK_SECONDS
+        if look:
+            self._looked = now
+        return Ahead(self._queue, wire.dumps(short), budget, settings.bundle_max, look)

@@ -37,9 +37,10 @@ class Ahead(NamedTuple):
     ahead: str  # a JSON object: action to milliseconds
     budget: float  # milliseconds in all
     room: int  # steps in all
+    look: bool = True  # whether the run or the queue is paused; else it was looked at a moment ago
 
 
-NOTHING_AHEAD = Ahead("", "{}", 0.0, 0)
+NOTHING_AHEAD = Ahead("", "{}", 0.0, 0, look=False)
 
 
 class Journal(Growing):
@@ -117,15 +118,15 @@ class Journal(Growing):
         """
         fatal = [outcome for outcome in outcomes if outcome.fatal]
         lease = str(uuid4())
-        arguments = self._completion(run, outcomes, lease, ahead, worker)
+        statement, arguments = self._completion(run, outcomes, lease, ahead, worker)
         if not fatal and first is None:
-            return _completed(self._rows("complete", **arguments), lease)
+            return _completed(self._rows(statement, **arguments), lease)
 
         def together() -> Completed:
             with self.database.transaction() as connection:
                 if first is not None:
                     first(connection)
-                done = _completed(_ask(connection, "complete", **arguments), lease)
+                done = _completed(_ask(connection, statement, **arguments), lease)
                 if first is not None and len(done.won) < len(outcomes):
                     raise _Stale
                 cause = next((outcome for outcome in fatal if outcome.idx in done.won), None)
@@ -144,14 +145,17 @@ class Journal(Growing):
 
     def _completion(
         self, run: str, outcomes: Sequence[Outcome], lease: str, ahead: Ahead | None, worker: str
-    ) -> dict[str, Any]:
-        return {
+    ) -> tuple[str, dict[str, Any]]:
+        """The statement that records these outcomes, and what it takes."""
+        *wanted, look = ahead or NOTHING_AHEAD
+        clean = not look and all(outcome.error is None for outcome in outcomes)
+        return "complete_clean" if clean else "complete", {
             "run": run,
             "outcomes": wire.outcomes(outcomes, time.monotonic()),
             "new_lease": lease,
             "worker": worker,
             "short": SHORT_SECONDS,
-            **(ahead or NOTHING_AHEAD)._asdict(),
+            **dict(zip(("queue", "ahead", "budget", "room"), wanted, strict=True)),
             **self._limits,
         }
 
@@ -164,8 +168,8 @@ class Journal(Growing):
     ) -> Completed | None:
         """Record a result inside a transaction that its body has begun; None where the step is no longer ours."""
         lease = str(uuid4())
-        arguments = self._completion(run, [outcome], lease, ahead, worker)
-        completed = _completed(_ask(connection, "complete", **arguments), lease)
+        statement, arguments = self._completion(run, [outcome], lease, ahead, worker)
+        completed = _completed(_ask(connection, statement, **arguments), lease)
         return completed if outcome.idx in completed.won else None
 
     def results(self, run: str, idx: Iterable[int]) -> dict[int, Json]:

@@ -99,8 +99,8 @@ RETURNING s.idx, s.name, s.action, s.queue, s.priority, s.attempt, s.failures, s
 -- The steps of a run under a lease: asked once a commit of `claim_ranked` went unheard, when nobody knows what it took.
 SELECT idx FROM step WHERE run_id = %(run)s AND state || '' = 'running' AND lease = %(lease)s
 
--- name: complete
--- Records outcomes and frees children, all of it or none. In order:
+-- name: part_won
+-- `complete` records outcomes and frees children, all of it or none. It stands below its parts. In order:
 --   won    the fence: only steps that still run under the reported lease are touched
 --   need   how often each child is counted down; one row a child, since one statement may update a row once.
 --          A negative dependent (~idx) is an edge of order alone: a skip does not travel along it
@@ -130,12 +130,10 @@ WITH o AS MATERIALIZED (
       FROM o
      WHERE s.run_id = o.run_id AND s.idx = o.idx AND s.lease = o.lease
     RETURNING s.run_id, s.idx, s.name, s.state, s.dependents, s.attempt, o.error, o.blocks, o.fatal, o.delay
-), told AS (
-    INSERT INTO event (run_id, kind, idx, attempt, detail)
-    SELECT %(run)s, CASE state WHEN 'ready' THEN 'step.retry' ELSE 'step.failed' END, idx, attempt,
-           error || jsonb_build_object('delay', delay)
-      FROM won WHERE error IS NOT NULL
-), need AS (
+)
+
+-- name: part_freed
+need AS (
     SELECT won.run_id, CASE WHEN d < 0 THEN ~d ELSE d END AS idx, count(*)::int AS n,
            count(*) FILTER (WHERE won.blocks AND d >= 0)::int AS blocked
       FROM won, unnest(won.dependents) AS d
@@ -147,17 +145,20 @@ WITH o AS MATERIALIZED (
       FROM need JOIN step s ON s.run_id = need.run_id AND s.idx = need.idx
      WHERE s.state = 'waiting'
      ORDER BY s.idx FOR NO KEY UPDATE OF s
-), held AS MATERIALIZED (
-    SELECT EXISTS (SELECT FROM pause WHERE kind = 'queue' AND name = %(queue)s)
-           OR EXISTS (SELECT FROM run WHERE id = %(run)s AND state || '' = 'paused') AS it
-), counted AS (
+)
+
+-- name: part_counted
     SELECT run_id, idx, n, blocked, priority, rank, missing = n AS free, missing = n AND gated AND NOT skips AS parks,
-           CASE WHEN missing <> n OR (SELECT it FROM held) THEN NULL
+
+-- name: part_cost
                 WHEN skips THEN 0.0
                 WHEN gated OR expect > %(short)s THEN NULL
                 WHEN queue = %(queue)s THEN (%(ahead)s::jsonb ->> action)::float8 END AS cost
       FROM locked
-), ranked AS (
+)
+
+-- name: part_moved
+ranked AS (
     SELECT run_id, idx, n, blocked, free, parks,
            cost IS NOT NULL AND coalesce(sum(cost) OVER before, 0.0) < %(budget)s
            AND count(*) OVER before < %(room)s AS mine
@@ -197,6 +198,27 @@ SELECT * FROM moved WHERE kind IS NOT NULL
 UNION ALL
 SELECT 'done', 0, (SELECT state FROM fin), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
        ARRAY(SELECT idx FROM won), (SELECT to_jsonb(gates) FROM fin), NULL, NULL
+
+-- name: complete
+{part_won}, told AS (
+    INSERT INTO event (run_id, kind, idx, attempt, detail)
+    SELECT %(run)s, CASE state WHEN 'ready' THEN 'step.retry' ELSE 'step.failed' END, idx, attempt,
+           error || jsonb_build_object('delay', delay)
+      FROM won WHERE error IS NOT NULL
+), {part_freed}, held AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM pause WHERE kind = 'queue' AND name = %(queue)s)
+           OR EXISTS (SELECT FROM run WHERE id = %(run)s AND state || '' = 'paused') AS it
+), counted AS (
+{part_counted}
+           CASE WHEN missing <> n OR (SELECT it FROM held) THEN NULL
+{part_cost}, {part_moved}
+
+-- name: complete_clean
+-- The same where no outcome is an error, and nobody has to look whether something is paused: the usual case.
+{part_won}, {part_freed}, counted AS (
+{part_counted}
+           CASE WHEN missing <> n THEN NULL
+{part_cost}, {part_moved}
 
 -- name: end_run
 -- Ends a run before its time. `stop_steps` follows in the same transaction, as a statement of its own: it must see

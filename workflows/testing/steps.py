@@ -173,6 +173,7 @@ def leased(store: Store, *, run: str, lease: str) -> Rows:
 
 
 @does(SQL["complete"])
+@does(SQL["complete_clean"])
 def complete(
     store: Store,
     *,
