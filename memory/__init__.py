@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .episodic import EpisodicMemory
     from .exporting import export
     from .hybrid import HybridMemory
+    from .protocol import MemoryProtocol
     from .scope import Scope
     from .vector import VectorMemory
     from .working import WorkingMemory
@@ -40,6 +41,7 @@ _HOMES = {
     "Filters": "entries",
     "Hit": "entries",
     "HybridMemory": "hybrid",
+    "MemoryProtocol": "protocol",
     "Options": "drafts",
     "Scope": "scope",
     "Stored": "entries",
@@ -61,6 +63,7 @@ __all__ = [
     "History",
     "Hit",
     "HybridMemory",
+    "MemoryProtocol",
     "Options",
     "Outcome",
     "Scope",

@@ -15,23 +15,25 @@ from typing import Any, ClassVar, NamedTuple, Self
 from uuid import UUID
 
 from ..tasks.errors import EntryError, ModelMismatch
-from ..tasks.queries import Numbered
+from ..tasks.queries import Numbered, load
 from ..tasks.settings import Settings
 from . import models, ranking
+from .aio import threaded
 from .connections import Asker, MemoryDatabase, Rows, shared, statements
 from .embedders.protocol import Embedder
 from .embedders.vectors import unit
-from .entries import Entry, Filters, Hit, Seconds, limit_of, seconds_of
+from .entries import Entry, Filters, Hit, Seconds, limit_of, named_once, query_of, seconds_of
 from .halves import Half
 from .models import Model
 from .scope import NAME_BYTES, Scope
-from .texts import CONTEXT, QUERY, array_of, name_of, storable
+from .texts import CONTEXT, array_of, name_of
 from .uses import Uses
 
 BATCH = 1_000  # rows that go in one transaction
 EMBED = 32  # texts in one call of the embedder
 SIZES = 60.0  # seconds for which a scope's size is believed
-EPISODE_LOCK = 3
+KEY_LOCK, TEXT_LOCK, EPISODE_LOCK = 1, 2, 3  # always taken in this order
+NOWHERE = -1  # the number of a model that has made no memory
 # Their plan is the same whatever is asked (planning is a third of what a search by the HNSW index takes).
 GENERIC = frozenset({"retrieve", "history", "last", "use"})
 ALONE = frozenset({"nearest_index", "nearest_among"})  # they set their tenant themselves
@@ -41,14 +43,24 @@ CONDITIONS = tuple(Filters().arguments())
 ANYTHING = Filters()
 
 
+def conditions_in(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which conditions some arguments set."""
+    return tuple(each for each in CONDITIONS if arguments.get(each) is not None)
+
+
+def conditions_of(names: tuple[str, ...]) -> bytes:
+    """Conditions on rows that a statement calls `m`."""
+    blocks = load("trellis.memory.sql", "memory.sql")
+    return b" ".join(blocks[f"part_if_{name}"] for name in names)
+
+
 @cache
 def sql(dims: int = 0, conditions: tuple[str, ...] = ()) -> dict[str, Numbered]:
     """The statements with these conditions, for vectors of so many dimensions.
 
     Only those that name the HNSW index have to know the dimensions.
     """
-    asked = b" ".join(b"{part_if_%s}" % name.encode() for name in conditions)
-    return statements("memory.sql", dims=b"%d" % dims, part_filters=asked)
+    return statements("memory.sql", dims=b"%d" % dims, part_filters=conditions_of(conditions))
 
 
 class Gone(NamedTuple):
@@ -71,6 +83,7 @@ class Memory:
     """A scope of one kind of memory, or of all."""
 
     kinds: ClassVar[tuple[str, ...]] = ()
+    _task: str | None = None  # the task whose own values are searched as well
 
     def __init__(
         self,
@@ -136,14 +149,12 @@ class Memory:
         Only this agent's own: what is shared is forgotten by a memory of the shared scope. Entries of episodes leave
         no word in the context of those behind them. Raises EntryError where neither a key nor a filter is given.
         """
-        if (key is None) == (filters is None or filters.empty):
-            raise EntryError("key", "give either a key or filters that are not empty")
+        named_once(key, filters)
         own = self._own()
         if key is not None:
             own["key"] = name_of("key", key, NAME_BYTES)
             return self._go("keyed", own, "unlink")
-        assert filters is not None
-        return self._go("filtered", {**own, **filters.arguments()}, "unlink_filtered")
+        return self._go("filtered", {**own, **(filters or Filters()).arguments()}, "unlink_filtered")
 
     def sweep(self) -> int:
         """Delete what has expired in the whole tenant, and embed what lost its context by that; how many went."""
@@ -173,10 +184,18 @@ class Memory:
         """Write the use counts that were gathered."""
         self._uses.flush()
 
+    aretrieve = threaded(retrieve)
+    ahistory = threaded(history)
+    aforget = threaded(forget)
+    asweep = threaded(sweep)
+    amend = threaded(mend)
+    aflush = threaded(flush)
+
     # --- reading
 
     def _newest(self, reach: dict[str, Any], limit: int) -> list[Hit]:
-        rows = self._ask("newest", {**reach, "depth": limit})
+        name = "newest" if self._task is None else "newest_task"
+        rows = self._ask(name, {**reach, **self._desk(), "depth": limit})
         return [Hit(Entry.of(row), 0.0, {}) for row in rows]
 
     def _nearest(self, reach: dict[str, Any], vector: Half, limit: int, filtered: bool) -> list[Hit]:
@@ -238,17 +257,20 @@ class Memory:
     ) -> tuple[str, dict[str, Any] | None, bool]:
         """A query, what the statements need for it, and whether it has conditions; None where nothing can be found."""
         limit_of(limit)
-        if not isinstance(query, str):
-            raise EntryError("query", f"is a {type(query).__name__}: needs a text")
-        text = storable("query", query)[:QUERY].strip()
+        text = query_of(query)
         conditions = (filters or ANYTHING).arguments()
         model = self._found()
-        if model is None:
+        if model is None and self._task is None:
             return text, None, False
-        if text and model.dims != self.embedder.dims:
-            raise ModelMismatch(model.name, self.embedder.dims, model.dims)
-        self._dims = model.dims
-        reach = {**self._reached(include_shared), "model": model.id, **conditions}
+        if model is not None:
+            if text and model.dims != self.embedder.dims:
+                raise ModelMismatch(model.name, self.embedder.dims, model.dims)
+            self._dims = model.dims
+        reach = {
+            **self._reached(include_shared),
+            "model": NOWHERE if model is None else model.id,
+            **conditions,
+        }
         return text, reach, filters is not None and not filters.empty
 
     # --- going
@@ -332,7 +354,7 @@ class Memory:
 
     def _statement(self, name: str, arguments: Mapping[str, Any]) -> Numbered:
         """A statement with the conditions that the arguments set."""
-        return sql(self._dims, tuple(each for each in CONDITIONS if arguments.get(each) is not None))[name]
+        return sql(self._dims, conditions_in(arguments))[name]
 
     def _ask(self, name: str, arguments: Mapping[str, Any]) -> Rows:
         statement = self._statement(name, arguments)
@@ -350,6 +372,10 @@ class Memory:
             "agents": self._reach[bool(wanted)],
             "kinds": self._kinds,
         }
+
+    def _desk(self) -> dict[str, Any]:
+        """Whose values of which task are searched with the rest."""
+        return {} if self._task is None else {"task": self._task, "owner": self.scope.agent}
 
     def _found(self) -> Model | None:
         """The model, if there is a memory made by it."""
@@ -369,7 +395,7 @@ class Memory:
 
     def _number(self) -> int:
         model = self._found()
-        return -1 if model is None else model.id
+        return NOWHERE if model is None else model.id
 
     def _vectors(self, texts: Sequence[str]) -> list[Half]:
         """The texts as vectors of length 1. Raises EmbeddingError."""

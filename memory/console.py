@@ -78,9 +78,12 @@ def store(
         "at": spans.moment("at", options["at"]),
     }
     with opened() as (settings, database):
-        kind: Any = EpisodicMemory if episode else VectorMemory
-        memory = kind(choose.embedder(settings), Scope(tenant, agent), database=database)
-        stored = memory.store(key, given.data_of("value", text) if data else text, **whole)
+        whole_scope, model = Scope(tenant, agent), choose.embedder(settings)
+        written: Any = given.data_of("value", text) if data else text
+        if episode:
+            stored = EpisodicMemory(model, whole_scope, database=database).append(key, written, **whole)
+        else:
+            stored = VectorMemory(model, whole_scope, database=database).store(key, written, **whole)
     if as_json:
         typer.echo(shown.dumps({"key": stored.key, "id": stored.id, "outcome": stored.outcome}))
         return

@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple, Self
 from uuid import UUID
 
 from ..tasks.errors import EntryError
-from .scope import NAME_BYTES, TRUST, Kind, Source
-from .texts import json_of, name_of, text_of
+from .scope import NAME_BYTES, Kind, Source
+from .texts import QUERY, json_of, name_of, storable
 
 Json = Any
 Seconds = float | timedelta
@@ -29,14 +29,16 @@ _YEARS = 100 * 366 * 86400.0
 class Stored:
     """What became of a value.
 
-    `added`; `same` (the key had this value already); `replaced` (the key's old value is history now); `linked`
-    (another key says the same: this one is answered, but is no second hit of a search); `recalled` (it says nothing
-    but what was recalled, and was not stored: `id` is None).
+    `added`; `same` (the key had this value already); `replaced` (the key's old value is history now, or of a task
+    gone); `linked` (another key says the same: this one is answered, but is no second hit of a search); `recalled` (it
+    says nothing but what was recalled, and was not stored: `id` is None). `evicted`: the keys of a task that made room,
+    the least used first.
     """
 
     key: str
     id: UUID | None
     outcome: Outcome
+    evicted: tuple[str, ...] = ()
 
 
 class Entry(NamedTuple):
@@ -66,16 +68,6 @@ class Entry(NamedTuple):
     def of(cls, row: Sequence[Any]) -> Self:
         """From the columns that every statement shows."""
         return cls._make(row[:19])
-
-    @classmethod
-    def working(cls, key: str, agent: str, value: Json) -> Self:
-        """What the working memory of a task has under a key: a value that a worker of the task put there."""
-        now = datetime.now(UTC)
-        return cls(
-            id=UUID(int=0), key=key, kind="working", agent=agent, value=value, text=text_of(value), metadata={},
-            importance=0.5, source="agent", trust=TRUST["agent"], actor=None, episode=None, seq=None, at=now,
-            valid_from=now, valid_to=None, expires_at=None, run_id=None, step=None,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +149,19 @@ def limit_of(limit: int) -> int:
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT:
         raise EntryError("limit", f"is {limit!r}: needs a number from 1 to {LIMIT:,}")
     return limit
+
+
+def query_of(query: str) -> str:
+    """What is searched for; a longer query is cut. Raises EntryError."""
+    if not isinstance(query, str):
+        raise EntryError("query", f"is a {type(query).__name__}: needs a text")
+    return storable("query", query)[:QUERY].strip()
+
+
+def named_once(key: str | None, filters: Filters | None) -> None:
+    """Whether it is said what to forget. Raises EntryError."""
+    if (key is None) == (filters is None or filters.empty):
+        raise EntryError("key", "give either a key or filters that are not empty")
 
 
 def mapping_of(name: str, value: object) -> Mapping[str, Json]:

@@ -2,7 +2,8 @@
 
 The law: entries of an episode are numbered as they were appended, whoever appends. An entry is found by its own words
 first, and by those of the two entries before it, of the same episode of the same agent; nothing that comes later
-changes it. When an entry goes, what it lent to the two behind it goes with it.
+changes it. When an entry goes, what it lent to the two behind it goes with it. An entry that was given a key is what
+the key has until another value comes under it: that one is appended, and the old one is history.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from functools import partial
 from typing import Any, Unpack
 from uuid import UUID, uuid4
 
-from .base import EPISODE_LOCK, in_context
+from psycopg.errors import UniqueViolation
+
+from .aio import threaded
+from .base import EPISODE_LOCK, KEY_LOCK, in_context
 from .connections import Asker
 from .drafts import Draft, Options, draft
 from .entries import Entry, Filters, Json, Seconds, Stored, limit_of, seconds_of
@@ -66,9 +70,23 @@ class EpisodicMemory(Fusing):
             self._evict(added[-1], len(added))
         return stored
 
-    def store(self, key: str, value: Json, **options: Unpack[Options]) -> Stored:
-        """The same as `append(key, value)`: the key of an episode is its name."""
-        return self.append(key, value, **options)
+    def store(
+        self, key: str, value: Json, *, episode: str | None = None, **options: Unpack[Options]
+    ) -> Stored:
+        """Append an entry that has a key of its own: `retrieve(key)` answers it, and the same value again is no second.
+
+        Another value under the key is appended and takes its place; the old one is history. episode: to which it
+        belongs; without it, to one that has the key for a name. Raises as `append`.
+        """
+        name = key if episode is None else name_of("episode", episode, NAME_BYTES)
+        new = uuid4(), draft(key, value, self.database.settings.value_max_bytes, self.ttl, options)
+        try:
+            [stored] = self._append(name, [new])
+        except UniqueViolation:  # an import, which takes no lock on a key, has stored it meanwhile
+            [stored] = self._append(name, [new])
+        if stored.id == new[0]:
+            self._evict(new[0])
+        return stored
 
     def recent(
         self,
@@ -89,21 +107,23 @@ class EpisodicMemory(Fusing):
             reach["since"] = since if reach["since"] is None else max(reach["since"], since)
         return [hit.entry for hit in self._newest(reach, limit)]
 
+    astore = threaded(store)
+    aappend = threaded(append)
+    aextend = threaded(extend)
+    arecent = threaded(recent)
+
     def _append(self, episode: str, wanted: Sequence[tuple[UUID, Draft]]) -> list[Stored]:
         new_ones = self._new(wanted)
+        stored = {new: Stored(each.key, new, "added") for new, each in new_ones}
         model = self._needed()
         given = {**self._own(), "model": model.id, "episode": episode, "kind": "episode"}
         for attempt in range(TRIES + 1):
             last: _Last = self._last(given) if attempt < TRIES else []
             vectors = self._embedded(new_ones, last)
-            write = partial(self._write, given, new_ones, vectors, last, attempt == TRIES)
+            write = partial(self._write, given, new_ones, vectors, last, attempt == TRIES, stored)
             if not new_ones or self.database.again(write):
                 break
-        ids = {new for new, _ in new_ones}
-        return [
-            Stored(str(new), new, "added") if new in ids else Stored(each.key, None, "recalled")
-            for new, each in wanted
-        ]
+        return [stored.get(new, Stored(each.key, None, "recalled")) for new, each in wanted]
 
     def _new(self, wanted: Sequence[tuple[UUID, Draft]]) -> list[tuple[UUID, Draft]]:
         """Those that say more than what was recalled."""
@@ -136,12 +156,16 @@ class EpisodicMemory(Fusing):
         vectors: Sequence[Half | None],
         seen: _Last,
         alone: bool,
+        stored: dict[UUID, Stored],
     ) -> bool:
         """Insert the entries behind the last one; False where that is not the one whose text was embedded.
 
-        `alone`: the first was embedded without context, so that it does not matter.
+        `alone`: the first was embedded without context, so that it does not matter. `stored`: what became of each.
         """
+        keyed = [(name, each) for name, each in new if each.key != str(name)]
         with self.database.writing(self.scope.tenant) as asker:
+            for _, each in keyed:
+                self._lock(asker, KEY_LOCK, self.scope.agent, each.key)
             with asker.connection.pipeline():
                 self._lock(asker, EPISODE_LOCK, self.scope.agent, given["episode"])
                 cursor = asker(self._sql["last"], given)
@@ -150,18 +174,35 @@ class EpisodicMemory(Fusing):
                 return True  # the commit of the last attempt went unheard
             if not alone and [row[0] for row in last[:1]] != [row[0] for row in seen[:1]]:
                 return False
+            for name, each in keyed:
+                stored[name] = self._decide(asker, {**given, **each.arguments(), **each.told}, name)
+            pairs = [
+                (name, each, vector)
+                for (name, each), vector in zip(new, vectors, strict=True)
+                if stored[name].id == name
+            ]
             before = [row[2] for row in last] + ["", ""]
             seq = last[0][1] if last else 0
             with asker.connection.pipeline():
-                for (name, each), vector in zip(new, vectors, strict=True):
+                for name, each, vector in pairs:
                     seq += 1
                     self._insert(
                         asker, {**given, **each.arguments(), "id": name, "seq": seq, "vector": vector}, before
                     )
                     before.insert(0, each.text)
-                for actor in sorted({each.actor for _, each in new if each.actor is not None}):
+                for actor in sorted({each.actor for _, each, _ in pairs if each.actor is not None}):
                     asker(self._sql["actor"], {**given, "actor": actor})
         return True
+
+    def _decide(self, asker: Asker, given: dict[str, Any], new: UUID) -> Stored:
+        """What becomes of a value under a key that it was given; another value that the key had is closed."""
+        for row, model, same, alive in asker.rows(self._sql["entry"], given):
+            if same and alive and model == given["model"]:
+                asker(self._sql["refresh"], {**given, "id": row})
+                return Stored(given["key"], row, "same")
+            asker(self._sql["close"], given)
+            return Stored(given["key"], new, "replaced" if alive else "added")
+        return Stored(given["key"], new, "added")
 
     def _insert(self, asker: Asker, given: dict[str, Any], before: list[str]) -> None:
         asker(self._sql["insert"], {**given, "before": before[0], "before_that": before[1]})

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from . import ranking
+from .aio import threaded
 from .base import SIZES, Memory
 from .connections import Rows
 from .entries import Entry, Filters, Hit
@@ -44,6 +45,7 @@ class Fusing(Memory):
         bare = without(text, actors)
         asked = {
             **reach,
+            **self._desk(),
             **ranking.CONSTANTS,
             "text": bare,
             "vector": self._vectors([bare])[0],
@@ -52,29 +54,35 @@ class Fusing(Memory):
         asked |= {"limit": limit, "depth": max(ranking.DEPTH, 2 * limit)}
         rows = self._fused(asked, self._size(reach), filtered)
         hits = [Hit(Entry.of(row), row[20], ranking.parts(row[21:29])) for row in rows]
-        self._uses.add(hit.entry.id for hit in hits)
+        self._uses.add(hit.entry.id for hit in hits if hit.kind != "working")
         return hits
+
+    asearch = threaded(search)
 
     def _fused(self, asked: dict[str, Any], size: int, filtered: bool) -> Rows:
         limit = asked["limit"]
         if size <= ranking.EXACT_ROWS:
-            rows = self._ask("search_exact", asked)
+            rows = self._ask(self._named("search_exact"), asked)
             if len(rows) >= limit or size <= asked["depth"]:
                 return rows
             # Many rows of one text may have filled the lists.
-            return self._ask("search_exact", {**asked, "depth": ranking.EXACT_ROWS})
+            return self._ask(self._named("search_exact"), {**asked, "depth": ranking.EXACT_ROWS})
         self._count_words(asked)
         if filtered:
-            among = self._among("search_among", asked, _conditions(asked))
+            among = self._among(self._named("search_among"), asked, _conditions(asked))
             if among is not None:
                 return self._whole(asked, among)
-        return self._whole(asked, self._ask("search_index", asked))
+        return self._whole(asked, self._ask(self._named("search_index"), asked))
+
+    def _named(self, search: str) -> str:
+        """The statement of a search, which reads the values of a task besides where there is one."""
+        return search if self._task is None else f"{search}_task"
 
     def _whole(self, asked: dict[str, Any], rows: Rows) -> Rows:
         """The rows, or those of a look at everything where they are too few."""
         if len(rows) >= asked["limit"]:
             return rows
-        return self._ask("search_among", {**asked, "most": None, "depth": ranking.EXACT_ROWS})
+        return self._ask(self._named("search_among"), {**asked, "most": None, "depth": ranking.EXACT_ROWS})
 
     def _count_words(self, asked: dict[str, Any]) -> None:
         """Count the words of large scopes, where nobody has for a day; looked at once a minute."""
@@ -88,5 +96,5 @@ class Fusing(Memory):
 
 def _conditions(asked: dict[str, Any]) -> dict[str, Any]:
     """What of a search decides how many rows it leaves: neither its words nor its vector."""
-    hidden = {*ranking.CONSTANTS, "text", "vector", "actors", "limit", "depth", "most"}
+    hidden = {*ranking.CONSTANTS, "text", "vector", "actors", "limit", "depth", "most", "task", "owner"}
     return {name: value for name, value in asked.items() if name not in hidden}

@@ -1,8 +1,8 @@
 """HybridMemory: the task at hand, facts and episodes behind one door.
 
 The law: a key is looked for where that is quickest, in the working memory of the task, then among the facts, and what
-was found further away is put nearer. A search is one statement over facts and episodes. What a task holds is few: it is
-listed (`working.items()`), not searched.
+was found further away is put nearer. A search is one statement over facts, episodes and what the task holds by itself:
+what a fact gave it is that fact's hit, or it would be found twice.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any, Unpack
 
 from ..tasks.settings import Settings
+from .aio import threaded
 from .connections import MemoryDatabase, shared
 from .drafts import Options
 from .embedders.protocol import Embedder
@@ -50,11 +51,12 @@ class HybridMemory(Fusing):
         self.facts = VectorMemory(embedder, scope, **whole)
         self.episodes = EpisodicMemory(embedder, scope, **whole)
         self.working = None if task is None else WorkingMemory(whole["database"], self.scope, task)
+        self._task = task
 
     def store(self, key: str, value: Json, **options: Unpack[Options]) -> Stored:
-        """Keep a fact under a key, and in the working memory of the task for as long. Raises as `VectorMemory.store`.
+        """Keep a fact under a key, and in the working memory of the task for as long.
 
-        What is trusted less than agents are (a tool's, the web's) is a fact alone: values of a task have no source.
+        Raises as `VectorMemory.store`.
         """
         stored = self.facts.store(key, value, **options)
         if self.working is not None and stored.id is not None and not self.working.hand(key, stored.id):
@@ -70,20 +72,24 @@ class HybridMemory(Fusing):
         return self.episodes.extend(episode, entries)
 
     def recent(
-        self, limit: int = 10, *, within: Seconds | None = None, filters: Filters | None = None
+        self,
+        limit: int = 10,
+        *,
+        within: Seconds | None = None,
+        filters: Filters | None = None,
+        include_shared: bool | None = None,
     ) -> list[Entry]:
         """The last entries of episodes, newest first; of the last `within` seconds."""
-        return self.episodes.recent(limit, within=within, filters=filters)
+        return self.episodes.recent(limit, within=within, filters=filters, include_shared=include_shared)
 
     def retrieve(self, key: str, *, include_shared: bool | None = None) -> Entry | None:
         """The entry of a key from wherever it is nearest; what was found among the facts is put into the task as well.
 
-        An entry of the task has the kind `working`, its value, and no more history than that.
+        An entry of the task has the kind `working`; all else that it tells is what the fact tells.
         """
-        if self.working is not None:
-            value = self.working.retrieve(key, _MISSING)
-            if value is not _MISSING:
-                return Entry.working(key, self.scope.agent, value)
+        entry = None if self.working is None else self.working.retrieve(key)
+        if entry is not None:
+            return entry
         entry = super().retrieve(key, include_shared=include_shared)
         if entry is not None and entry.kind == "fact" and self.working is not None:
             self.working.hand(key, entry.id)
@@ -94,11 +100,14 @@ class HybridMemory(Fusing):
         return self.facts.history(key)
 
     def forget(self, key: str | None = None, *, filters: Filters | None = None) -> int:
-        """Delete a key everywhere, or what the filters name among facts and episodes; how many rows and links went."""
+        """Delete a key everywhere, or what the filters name; how many rows, links and values of the task's own went.
+
+        What tasks were handed of facts goes with those, and counts with them.
+        """
         gone = super().forget(key, filters=filters)
-        if key is not None and self.working is not None:
-            self.working.forget(key)
-        return gone
+        return (
+            gone if self.working is None else gone + self.working.forget(key, filters=filters, own_only=True)
+        )
 
     def flush(self) -> None:
         """Write the use counts that were gathered."""
@@ -106,5 +115,7 @@ class HybridMemory(Fusing):
         self.facts.flush()
         self.episodes.flush()
 
-
-_MISSING: Any = object()
+    astore = threaded(store)
+    aappend = threaded(append)
+    aextend = threaded(extend)
+    arecent = threaded(recent)

@@ -13,15 +13,14 @@ from uuid import UUID, uuid4
 from psycopg.errors import UniqueViolation
 
 from . import ranking
-from .base import Memory
+from .aio import threaded
+from .base import KEY_LOCK, TEXT_LOCK, Memory
 from .connections import Asker, Rows
 from .drafts import Draft, Options, draft
 from .entries import Filters, Hit, Json, Stored
 from .models import Model
 from .recalled import lines_of, recalled
 from .texts import alike, array_of, hash_of, restated, unlisted
-
-KEY_LOCK, TEXT_LOCK = 1, 2  # always taken in this order
 
 
 class _Found(NamedTuple):
@@ -99,6 +98,9 @@ class VectorMemory(Memory):
         hits = self._nearest(reach, self._vectors([text])[0], limit, filtered)
         self._uses.add(hit.entry.id for hit in hits)
         return hits
+
+    astore = threaded(store)
+    asearch = threaded(search)
 
     def _look(self, asker: Asker, given: dict[str, Any], near: str | None) -> tuple[_Found, Rows]:
         """What is there, under locks of the key and of the text: who stores either meanwhile waits."""

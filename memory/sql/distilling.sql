@@ -15,7 +15,7 @@ DELETE FROM memory_distilled d
 -- written after it.
 -- name: part_unread
       m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text
-  AND m.episode IS NOT NULL AND (m.expires_at IS NULL OR m.expires_at > now())
+  AND m.episode IS NOT NULL AND m.valid_to IS NULL AND (m.expires_at IS NULL OR m.expires_at > now())
   AND m.valid_from <= %(began)s::timestamptz
   AND NOT EXISTS (SELECT FROM memory_distilled d
                    WHERE d.tenant = m.tenant AND d.agent = m.agent AND d.episode = m.episode

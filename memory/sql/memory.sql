@@ -146,6 +146,8 @@ sizes AS MATERIALIZED (
                           WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text
                             AND m.agent = ANY(%(agents)s::text[]) AND m.kind = ANY(%(kinds)s::text[])
                             AND m.word = w.lexeme) d ON true
+), weighed AS (
+    SELECT tq, ln(1 + (n - rows + 0.5) / (rows + 0.5)) AS idf FROM counted
 ), rare AS MATERIALIZED (
     SELECT string_agg(tq::text, ' | ')::tsquery AS tq
       FROM (SELECT tq, sum(rows) OVER along AS total, row_number() OVER along AS place
@@ -153,7 +155,7 @@ sizes AS MATERIALIZED (
      WHERE place = 1 OR total <= %(budget)s::integer
 ), lexical AS MATERIALIZED (
     SELECT f.id, f.score
-      FROM (SELECT array_agg(tq::text) AS words, array_agg(ln(1 + (n - rows + 0.5) / (rows + 0.5))) AS idf FROM counted) c
+      FROM (SELECT array_agg(tq::text) AS words, array_agg(idf) AS idf FROM weighed) c
      CROSS JOIN sizes s CROSS JOIN rare
      CROSS JOIN LATERAL memory_lexical({part_given}, rare.tq, c.words, c.idf, s.len, %(weights)s::float4[],
                                        %(b)s::float8, %(depth)s::integer, %(budget)s::integer) f
@@ -179,22 +181,72 @@ dense AS MATERIALIZED (
     SELECT id, looked FROM memory_among({part_given}, %(vector)s, %(depth)s::integer, %(most)s::integer)
 )
 
+-- What a task holds by itself, without what a fact gave it: few values, so their words are looked at as they are. They have
+-- no vectors, and are found by words as rows without one are.
+-- name: part_desk
+desk AS MATERIALIZED (
+    SELECT m.*, setweight(to_tsvector('english', left(m.text, 100000)), 'A')
+                || setweight(to_tsvector('english', to_char(m.at AT TIME ZONE 'UTC', 'FMDay FMDD FMMonth YYYY')), 'D') AS tsv
+      FROM (SELECT *, NULL::text AS episode FROM working) m
+     WHERE m.tenant = %(tenant)s::text AND m.agent = %(owner)s::text AND m.task = %(task)s::text AND NOT m.handed
+       AND (m.expires_at IS NULL OR m.expires_at > now()) {part_filters}
+)
+
+-- name: part_spoken
+spoken AS MATERIALIZED (
+    SELECT d.id, sum(coalesce(g.idf, ln(1 + (s.n + 0.5) / 0.5)) * r.rank * 2
+                     / (r.rank + 1 - %(b)s::float8 + %(b)s::float8 * length(d.tsv) / s.len)) AS score
+      FROM desk d CROSS JOIN sizes s CROSS JOIN words w LEFT JOIN weighed g ON g.tq = w.tq
+     CROSS JOIN LATERAL (SELECT ts_rank(%(weights)s::float4[], d.tsv, w.tq)::float8 AS rank) r
+     WHERE d.tsv @@ w.tq
+     GROUP BY d.id
+)
+
+-- A value of a task as `part_shown` shows a row.
+-- name: part_desk_shown
+d.id, d.key, 'working', d.agent, d.value, d.text, d.metadata, d.importance, d.source, d.trust, d.actor, NULL::text,
+NULL::bigint, d.at, d.at, NULL::timestamptz, d.expires_at, d.run_id, d.step, d.hash
+
+-- name: newest_task
+WITH {part_desk}
+SELECT found.*
+  FROM ((SELECT {part_shown} FROM memory m
+          WHERE {part_reach} {part_filters}
+          ORDER BY m.at DESC, m.seq DESC NULLS LAST, m.id LIMIT %(depth)s::integer)
+        UNION ALL SELECT {part_desk_shown} FROM desk d) found
+ ORDER BY found.at DESC, found.seq DESC NULLS LAST, found.id LIMIT %(depth)s::integer
+
+-- name: part_found_rows
+SELECT m.id, m.hash, l.score AS said, -(m.embedding <#> %(vector)s) AS cosine, m.actor, m.at, m.importance, m.trust
+  FROM (SELECT id FROM lexical UNION SELECT id FROM dense) u
+  JOIN memory m ON m.model = %(model)s::smallint AND m.id = u.id AND m.tenant = %(tenant)s::text
+  LEFT JOIN lexical l ON l.id = u.id
+
+-- name: part_found
+found AS ({part_found_rows})
+
+-- name: part_found_task
+{part_desk}, {part_spoken}, found AS (
+    {part_found_rows}
+     UNION ALL
+    SELECT d.id, d.hash, p.score, NULL, d.actor, d.at, d.importance, d.trust
+      FROM desk d LEFT JOIN spoken p ON p.id = d.id
+)
+
 -- The two lists become one: rows whose actor the query names are lifted, ranks are summed as reciprocals (RRF), and what is
 -- recent, important and trusted is worth a few ranks. Of rows with the same text the best one stays.
 -- name: part_fused
 candidates AS (
-    SELECT m.id, m.hash,
-           coalesce(l.score / nullif(max(l.score) OVER (), 0), 0)
-               + %(bonus_text)s::float8 * coalesce(m.actor = ANY(%(actors)s::text[]), false)::int AS lexical,
-           coalesce(-(m.embedding <#> %(vector)s), -1)
-               + %(bonus_dense)s::float8 * coalesce(m.actor = ANY(%(actors)s::text[]), false)::int AS dense,
-           %(recency)s::float8 * exp(-ln(2) * greatest(extract(epoch FROM now() - m.at), 0)::float8
+    SELECT f.id, f.hash,
+           coalesce(f.said / nullif(max(f.said) OVER (), 0), 0)
+               + %(bonus_text)s::float8 * coalesce(f.actor = ANY(%(actors)s::text[]), false)::int AS lexical,
+           coalesce(f.cosine, -1)
+               + %(bonus_dense)s::float8 * coalesce(f.actor = ANY(%(actors)s::text[]), false)::int AS dense,
+           %(recency)s::float8 * exp(-ln(2) * greatest(extract(epoch FROM now() - f.at), 0)::float8
                / %(half_life)s::float8) AS recency,
-           %(importance)s::float8 * (m.importance - 0.5) AS importance,
-           %(trusted)s::float8 * m.trust / 3 AS trust
-      FROM (SELECT id FROM lexical UNION SELECT id FROM dense) u
-      JOIN memory m ON m.model = %(model)s::smallint AND m.id = u.id AND m.tenant = %(tenant)s::text
-      LEFT JOIN lexical l ON l.id = u.id
+           %(importance)s::float8 * (f.importance - 0.5) AS importance,
+           %(trusted)s::float8 * f.trust / 3 AS trust
+      FROM found f
 ), ranked AS (
     SELECT *, rank() OVER (ORDER BY lexical DESC) AS text_rank, rank() OVER (ORDER BY dense DESC) AS dense_rank
       FROM candidates
@@ -208,20 +260,43 @@ candidates AS (
 ), best AS MATERIALIZED (
     SELECT * FROM single WHERE copy = 1 ORDER BY score DESC, dense DESC, id LIMIT %(limit)s::integer
 )
-SELECT {part_shown}, s.score, s.text_part, s.dense_part, s.recency, s.importance, s.trust, s.text_rank, s.dense_rank,
-       s.dense, (SELECT max(looked) FROM dense)
+
+-- name: part_scores
+s.score, s.text_part, s.dense_part, s.recency, s.importance, s.trust, s.text_rank, s.dense_rank, s.dense,
+(SELECT max(looked) FROM dense)
+
+-- name: part_answer
+SELECT {part_shown}, {part_scores}
   FROM best s
   JOIN memory m ON m.model = %(model)s::smallint AND m.id = s.id AND m.tenant = %(tenant)s::text
  ORDER BY s.score DESC, s.dense DESC, s.id
 
+-- name: part_answer_task
+SELECT {part_shown}, {part_scores}
+  FROM best s
+  JOIN memory m ON m.model = %(model)s::smallint AND m.id = s.id AND m.tenant = %(tenant)s::text
+ UNION ALL
+SELECT {part_desk_shown}, {part_scores} FROM best s JOIN desk d ON d.id = s.id
+ ORDER BY score DESC, dense DESC, id
+
 -- name: search_exact
-WITH {part_words}, {part_lexical_exact}, {part_dense_exact}, {part_fused}
+WITH {part_words}, {part_lexical_exact}, {part_dense_exact}, {part_found}, {part_fused} {part_answer}
 
 -- name: search_index
-WITH {part_words}, {part_lexical_large}, {part_dense_index}, {part_fused}
+WITH {part_words}, {part_lexical_large}, {part_dense_index}, {part_found}, {part_fused} {part_answer}
 
 -- name: search_among
-WITH {part_words}, {part_lexical_large}, {part_dense_among}, {part_fused}
+WITH {part_words}, {part_lexical_large}, {part_dense_among}, {part_found}, {part_fused} {part_answer}
+
+-- The same with the values of a task.
+-- name: search_exact_task
+WITH {part_words}, {part_lexical_exact}, {part_dense_exact}, {part_found_task}, {part_fused} {part_answer_task}
+
+-- name: search_index_task
+WITH {part_words}, {part_lexical_large}, {part_dense_index}, {part_found_task}, {part_fused} {part_answer_task}
+
+-- name: search_among_task
+WITH {part_words}, {part_lexical_large}, {part_dense_among}, {part_found_task}, {part_fused} {part_answer_task}
 
 -- Whether the words of a large scope were counted, and how long ago.
 -- name: counted
@@ -327,10 +402,19 @@ DELETE FROM memory_link
    AND key = %(key)s::text
 RETURNING {part_handed}
 
--- A contradiction: the fact held until now, and is kept as what held then.
+-- What an entry's key has, where it was given one.
+-- name: entry
+SELECT m.id, m.model, m.value = %(value)s::jsonb AND m.trust >= %(trust)s::smallint,
+       m.expires_at IS NULL OR m.expires_at > now()
+  FROM memory m
+ WHERE m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = 'episode' AND m.key = %(key)s::text
+   AND m.valid_to IS NULL
+ ORDER BY (m.model = %(model)s::smallint) DESC LIMIT 1
+
+-- A contradiction: it held until now, and is kept as what held then.
 -- name: close
 UPDATE memory SET valid_to = clock_timestamp()
- WHERE tenant = %(tenant)s::text AND agent = %(agent)s::text AND kind = 'fact' AND key = %(key)s::text
+ WHERE tenant = %(tenant)s::text AND agent = %(agent)s::text AND kind = ANY(%(kinds)s::text[]) AND key = %(key)s::text
    AND valid_to IS NULL
 RETURNING {part_handed}
 

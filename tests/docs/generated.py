@@ -25,6 +25,7 @@ from trellis.memory import (
     Filters,
     Hit,
     HybridMemory,
+    MemoryProtocol,
     Options,
     Scope,
     Stored,
@@ -259,7 +260,7 @@ def _schema_words(field: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 def _methods(thing: type) -> tuple[str, ...]:
-    """What a class and the parts that it is made of offer, in the order in which they are written."""
+    """What a class and the parts that it is made of offer, in order; without coroutines."""
     floors = ("trellis.workflows", "trellis.memory")
     parts = [part for part in thing.__mro__ if part.__module__.startswith(floors)]
     names = [
@@ -268,8 +269,20 @@ def _methods(thing: type) -> tuple[str, ...]:
         for name, each in vars(part).items()
         if not name.startswith("_") and (inspect.isfunction(each) or isinstance(each, property | classmethod))
     ]
-    hidden = INTERNAL.get(thing.__name__, ())
+    hidden = (*INTERNAL.get(thing.__name__, ()), *_twins(thing))
     return tuple(name for name in dict.fromkeys(names) if name not in hidden)
+
+
+def _twins(thing: type) -> tuple[str, ...]:
+    """The coroutines of a memory, each of which takes what a method takes."""
+    found = [
+        name
+        for part in thing.__mro__
+        for name, each in vars(part).items()
+        if inspect.iscoroutinefunction(each)
+    ]
+    own = thing.__module__.startswith("trellis.memory")
+    return tuple(name for name in dict.fromkeys(found) if own and hasattr(thing, name.removeprefix("a")))
 
 
 # What the engine uses, and what Celery brings.
@@ -284,7 +297,7 @@ INTERNAL: dict[str, tuple[str, ...]] = {
     "Approval": ("from_row",),
     "Schedule": ("timetable",),
     "Schedules": ("apply",),
-    "Entry": ("of", "working"),
+    "Entry": ("of",),
     "Filters": ("arguments", "empty"),
     # Those of its entry, for short.
     "Hit": ("key", "kind", "value", "text", "source", "trust", "at", "metadata"),
@@ -330,6 +343,7 @@ GROUPS: dict[str, tuple[tuple[Any, tuple[str, ...]], ...]] = {
     ),
     "Remember": (
         (Scope, ()),
+        (MemoryProtocol, _methods(MemoryProtocol)),
         (VectorMemory, _methods(VectorMemory)),
         (EpisodicMemory, _methods(EpisodicMemory)),
         (HybridMemory, _methods(HybridMemory)),
@@ -394,11 +408,13 @@ def _thing(thing: Any, methods: tuple[str, ...]) -> str:
         made, said = "", ""
         if thing is Default:
             made = "```text\nDefault(value: Json)\n```\n\n"
-        elif thing not in (Action, Artifact):
+        elif thing not in (Action, Artifact, MemoryProtocol):
             made = f"```text\n{_signature(name, _maker(thing))}\n```\n\n"
             said = getattr(vars(thing).get("__init__"), "__doc__", None)
         own = f"\n{_prose(said, inspect.signature(thing).parameters)}" if said else ""
-        text = f"\n### {name}\n\n{made}{_prose(thing.__doc__)}{own}"
+        twins = ", ".join(f"`{each}`" for each in _twins(thing))
+        edge = f"\nFor coroutines, with the same arguments: {twins}.\n" if twins else ""
+        text = f"\n### {name}\n\n{made}{_prose(thing.__doc__)}{own}{edge}"
     else:
         return _function(name, thing)
     return text + "".join(_method(name, thing, method) for method in methods)

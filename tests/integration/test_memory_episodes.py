@@ -253,3 +253,45 @@ def test_an_entry_is_embedded_anew_when_another_came_before_it(
     EpisodicMemory(slow, ANN, database=database).append("talk", "mine")
     last = slow.seen[-1][0]
     assert last == ("mine\nin between 0" if times == 1 else "mine")
+
+
+def test_an_entry_that_was_given_a_key_is_once_and_is_what_the_key_has(
+    episodes: EpisodicMemory, database: MemoryDatabase, stack: Stack
+) -> None:
+    """However many store it at once: so a step whose body runs twice has said a thing once."""
+    memories = [EpisodicMemory(EMBEDDER, ANN, database=database) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        stored = list(
+            pool.map(lambda each: each.store("order-7", "Bob orders tea", episode="talk"), memories)
+        )
+    assert sorted(each.outcome for each in stored) == ["added"] + ["same"] * 7
+    assert len({each.id for each in stored}) == 1
+    episodes.append("talk", "And some cake")
+    found = episodes.retrieve("order-7")
+    assert found is not None
+    assert (found.key, found.episode, found.seq, found.value) == ("order-7", "talk", 1, "Bob orders tea")
+    assert [entry.text for entry in episodes.recent()] == ["And some cake", "Bob orders tea"]
+    alone = episodes.store("note", "an entry on its own")
+    assert alone.key == "note"
+    assert [entry.key for entry in episodes.recent(filters=Filters(episode="note"))] == ["note"]
+
+
+def test_another_value_under_the_key_of_an_entry_is_appended_and_the_old_one_is_history(
+    episodes: EpisodicMemory,
+) -> None:
+    """What the old one lent to those behind it stays theirs, until it is forgotten."""
+    episodes.store("order-7", "Bob orders tea", episode="talk")
+    episodes.append("talk", "And some cake")
+    assert episodes.store("order-7", "Bob orders coffee", episode="talk").outcome == "replaced"
+    found = episodes.retrieve("order-7")
+    assert found is not None
+    assert (found.value, found.seq) == ("Bob orders coffee", 3)
+    assert [entry.text for entry in episodes.recent()] == ["Bob orders coffee", "And some cake"]
+    assert [(entry.text, entry.valid_to is None) for entry in episodes.history("order-7")] == [
+        ("Bob orders tea", False),
+        ("Bob orders coffee", True),
+    ]
+    assert episodes.search("tea", limit=1)[0].text == "And some cake"
+    assert episodes.forget("order-7") == 2
+    assert episodes.history("order-7") == []
+    assert episodes.search("tea", limit=1)[0].parts["text"] == 0

@@ -171,3 +171,17 @@ def test_a_parquet_file_of_others_is_read_as_it_stands(
     path.write_text("x")
     with pytest.raises(ConfigurationError, match="is no parquet file"):
         import_parquet(path, EMBEDDER, HERE, database=database)
+
+
+def test_entries_with_keys_of_their_own_keep_them_and_their_history(
+    tmp_path: Path, stack: Stack, database: MemoryDatabase
+) -> None:
+    talk = EpisodicMemory(EMBEDDER, HERE, database=database)
+    talk.store("order-7", "Bob orders tea", episode="talk")
+    talk.append("talk", "And some cake")
+    talk.store("order-7", "Bob orders coffee", episode="talk")
+    path = tmp_path / "memories.jsonl"
+    assert export(path, HERE, history=True, database=database) == 3
+    assert import_jsonl(path, EMBEDDER, THERE, database=database).added == 3
+    assert picture(stack, THERE, vectors=True) == picture(stack, HERE, vectors=True)
+    assert import_jsonl(path, EMBEDDER, THERE, again=True, database=database).same == 3

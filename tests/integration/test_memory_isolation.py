@@ -120,7 +120,8 @@ def reads_a_task(ours: HybridMemory, their_fact: UUID) -> None:
     assert working is not None
     assert working.items() == []
     assert working.retrieve("code") is None
-    assert working.forget("code") is False
+    assert working.forget("code") == 0
+    assert working.search("secret number") == []
     assert working.hand("city", their_fact) is False
     assert working.clear() == 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,31 +40,31 @@ def test_a_value_is_any_json_and_comes_back_as_it_was(memory: WorkingMemory) -> 
     values = [None, True, 0, -1.5, 2**60, "", "Grüße 'x'); DROP TABLE working;--", [], {"a": [{"b": None}]}]
     for value in values:
         memory.store("key", value)
-        assert memory.retrieve("key", default="nothing") == value
+        found = memory.retrieve("key")
+        assert found is not None
+        assert (found.kind, found.key, found.value) == ("working", "key", value)
     assert memory.retrieve("other") is None
-    assert memory.retrieve("other", default=3) == 3
 
 
 def test_the_least_used_makes_room(memory: WorkingMemory) -> None:
     """Use is a store or a retrieve; a look at all of them is none."""
     for number in range(7):
-        assert memory.store(f"k{number}", number) == ()
+        assert memory.store(f"k{number}", number).evicted == ()
     memory.retrieve("k0")
     memory.store("k1", "again")
     memory.items()
-    assert memory.store("k7", 7) == ("k2",)
+    assert memory.store("k7", 7).evicted == ("k2",)
     assert keys(memory) == ["k7", "k1", "k0", "k6", "k5", "k4", "k3"]
-    assert WorkingMemory(memory._database, memory.scope, "run-1", capacity=3).store("k8", 8) == (
-        "k3", "k4", "k5", "k6", "k0",
-    )  # fmt: skip
+    smaller = WorkingMemory(memory._database, memory.scope, "run-1", capacity=3)
+    assert smaller.store("k8", 8).evicted == ("k3", "k4", "k5", "k6", "k0")
     assert keys(memory) == ["k8", "k7", "k1"]
 
 
 def test_a_capacity_of_one_keeps_the_newest(database: MemoryDatabase) -> None:
     memory = WorkingMemory(database, Scope(), "run", capacity=1)
-    assert memory.store("a", 1) == ()
-    assert memory.store("a", 2) == ()
-    assert memory.store("b", 3) == ("a",)
+    assert memory.store("a", 1).evicted == ()
+    assert memory.store("a", 2).evicted == ()
+    assert memory.store("b", 3).evicted == ("a",)
     assert keys(memory) == ["b"]
 
 
@@ -75,13 +74,13 @@ def test_a_value_is_gone_when_its_time_is_over(stack: Stack, memory: WorkingMemo
     memory.store("long", 2)
     assert memory.items()[1].expires_at is not None
     expire(stack, "short")
-    assert memory.retrieve("short", default="gone") == "gone"
-    assert keys(memory) == ["long"]
-    assert memory.forget("short") is False
-    memory.store("short", 1, ttl=60)
+    assert memory.retrieve("short") is None
+    assert [hit.key for hit in memory.search("1 2")] == keys(memory) == ["long"]
+    assert memory.forget("short") == 0
+    assert memory.store("short", 1, ttl=60).outcome == "added"
     expire(stack, "short")
     small = WorkingMemory(memory._database, memory.scope, memory.task, capacity=2)
-    assert small.store("more", 3) == ()
+    assert small.store("more", 3).evicted == ()
     assert keys(memory) == ["more", "long"]
     assert stack.rows("SELECT count(*) FROM working") == [(2,)]
     memory.store("short", 1)
@@ -113,8 +112,8 @@ def test_a_store_sweeps_what_other_tasks_of_the_tenant_left(stack: Stack, databa
 def test_forget_and_clear_say_what_was_there(memory: WorkingMemory) -> None:
     for key in "abc":
         memory.store(key, 1)
-    assert memory.forget("a") is True
-    assert memory.forget("a") is False
+    assert memory.forget("a") == 1
+    assert memory.forget("a") == 0
     assert memory.clear() == 2
     assert memory.clear() == 0
     assert memory.items() == []
@@ -131,11 +130,13 @@ def test_nobody_else_sees_it(database: MemoryDatabase, memory: WorkingMemory) ->
     ]
     for other in others:
         assert other.retrieve("key") is None
-        assert other.items() == []
-        assert other.forget("key") is False
+        assert other.items() == other.search("mine") == []
+        assert other.forget("key") == 0
         assert other.clear() == 0
         other.store("key", "theirs")
-    assert memory.retrieve("key") == "mine"
+    found = memory.retrieve("key")
+    assert found is not None
+    assert found.value == "mine"
 
 
 def test_the_database_keeps_tenants_apart_by_itself(database: MemoryDatabase, memory: WorkingMemory) -> None:
@@ -179,17 +180,6 @@ def test_wrong_arguments_are_refused_at_once(database: MemoryDatabase, memory: W
         WorkingMemory(database, Scope(), "a\0")
     with pytest.raises(ValueTooLarge):
         memory.store("key", "x" * database.settings.value_max_bytes)
-
-
-def test_coroutines_have_the_same_verbs(memory: WorkingMemory) -> None:
-    async def use() -> None:
-        assert await memory.astore("a", 1) == ()
-        assert await memory.aretrieve("a") == 1
-        assert [item.key for item in await memory.aitems()] == ["a"]
-        assert await memory.aforget("a") is True
-        assert await memory.aclear() == 0
-
-    asyncio.run(use())
 
 
 STORES = """
@@ -236,6 +226,8 @@ def test_it_outlives_a_flush_of_redis_and_a_new_process(stack: Stack, memory: Wo
         client.flushdb()
     fresh = MemoryDatabase(stack.settings)
     try:
-        assert WorkingMemory(fresh, Scope("acme", "planner"), "run-1").retrieve("plan") == ["a", "b"]
+        found = WorkingMemory(fresh, Scope("acme", "planner"), "run-1").retrieve("plan")
+        assert found is not None
+        assert found.value == ["a", "b"]
     finally:
         fresh.close()
