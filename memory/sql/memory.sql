@@ -188,7 +188,7 @@ desk AS MATERIALIZED (
     SELECT m.*, setweight(to_tsvector('english', left(m.text, 100000)), 'A')
                 || setweight(to_tsvector('english', to_char(m.at AT TIME ZONE 'UTC', 'FMDay FMDD FMMonth YYYY')), 'D') AS tsv
       FROM (SELECT *, NULL::text AS episode FROM working) m
-     WHERE m.tenant = %(tenant)s::text AND m.agent = %(owner)s::text AND m.task = %(task)s::text AND NOT m.handed
+     WHERE m.tenant = %(tenant)s::text AND m.agent = %(owner)s::text AND m.task = %(task)s::text AND m.owner IS NULL
        AND (m.expires_at IS NULL OR m.expires_at > now()) {part_filters}
 )
 

@@ -17,9 +17,10 @@ m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.task = %(task)s:
 -- name: part_alive
 (m.expires_at IS NULL OR m.expires_at > clock_timestamp())
 
--- A value as an entry (`part_shown` of memory.sql): `at` is also since when it is there.
+-- A value as an entry (`part_shown` of memory.sql): `at` is also since when it is there, and `owner` the agent whose fact
+-- gave it.
 -- name: part_item
-m.id, m.key, 'working', m.agent, m.value, m.text, m.metadata, m.importance, m.source, m.trust, m.actor, NULL::text,
+m.id, m.key, 'working', coalesce(m.owner, m.agent), m.value, m.text, m.metadata, m.importance, m.source, m.trust, m.actor, NULL::text,
 NULL::bigint, m.at, m.at, NULL::timestamptz, m.expires_at, m.run_id, m.step
 
 -- What is said of a value.
@@ -51,8 +52,8 @@ others AS (
 
 -- name: part_anew
 ON CONFLICT (tenant, agent, task, key) DO UPDATE
-   SET (id, handed, used, used_at, expires_at, {part_said})
-       = ROW(EXCLUDED.id, EXCLUDED.handed, EXCLUDED.used, EXCLUDED.used_at, EXCLUDED.expires_at, EXCLUDED.value,
+   SET (id, owner, used, used_at, expires_at, {part_said})
+       = ROW(EXCLUDED.id, EXCLUDED.owner, EXCLUDED.used, EXCLUDED.used_at, EXCLUDED.expires_at, EXCLUDED.value,
              EXCLUDED.text, EXCLUDED.hash, EXCLUDED.metadata, EXCLUDED.importance, EXCLUDED.source, EXCLUDED.trust,
              EXCLUDED.actor, EXCLUDED.at, EXCLUDED.run_id, EXCLUDED.step)
 RETURNING id, key
@@ -68,14 +69,14 @@ WITH before AS (
            %(metadata)s::jsonb AS metadata, %(importance)s::real AS importance, %(source)s::text AS source,
            %(trust)s::smallint AS trust, %(actor)s::text AS actor, %(at)s::timestamptz AS at, %(run)s::uuid AS run_id,
            %(step)s::integer AS step
-     WHERE NOT EXISTS (SELECT FROM before WHERE same AND NOT handed)
+     WHERE NOT EXISTS (SELECT FROM before WHERE same AND owner IS NULL)
      UNION ALL
     SELECT id, value, text, hash, coalesce(%(told_metadata)s::jsonb, metadata),
            coalesce(%(told_importance)s::real, importance), source, trust, actor, at, run_id, step
-      FROM before WHERE same AND NOT handed
+      FROM before WHERE same AND owner IS NULL
 ), stored AS (
-    INSERT INTO working (tenant, agent, task, key, id, handed, used, used_at, expires_at, {part_said})
-    SELECT %(tenant)s::text, %(agent)s::text, %(task)s::text, %(key)s::text, id, false, nextval('working_use'),
+    INSERT INTO working (tenant, agent, task, key, id, owner, used, used_at, expires_at, {part_said})
+    SELECT %(tenant)s::text, %(agent)s::text, %(task)s::text, %(key)s::text, id, NULL, nextval('working_use'),
            clock_timestamp(), clock_timestamp() + make_interval(secs => %(ttl)s::float8), {part_said}
       FROM wanted
     {part_anew}
@@ -88,20 +89,20 @@ SELECT (SELECT id FROM stored),
 -- What a fact says, or a key that is linked to one, until that expires. Whoever is about to end it waits for this, and
 -- then takes back what was handed (`hand_back` in memory.sql); who comes behind that finds nothing to hand.
 WITH fact AS (
-    SELECT id, expires_at, {part_said} FROM memory
+    SELECT id, agent, expires_at, {part_said} FROM memory
      WHERE id = %(id)s::uuid AND tenant = %(tenant)s::text AND agent IN (%(agent)s::text, '') AND kind = 'fact'
        AND key = %(key)s::text AND valid_to IS NULL
        AND (expires_at IS NULL OR expires_at > clock_timestamp())
        FOR SHARE
 ), link AS (
-    SELECT id, expires_at, {part_said} FROM memory_link
+    SELECT id, agent, expires_at, {part_said} FROM memory_link
      WHERE id = %(id)s::uuid AND tenant = %(tenant)s::text AND agent IN (%(agent)s::text, '') AND kind = 'fact'
        AND key = %(key)s::text
        AND (expires_at IS NULL OR expires_at > clock_timestamp())
        FOR SHARE
 ), stored AS (
-    INSERT INTO working (tenant, agent, task, key, id, handed, used, used_at, expires_at, {part_said})
-    SELECT %(tenant)s::text, %(agent)s::text, %(task)s::text, %(key)s::text, f.id, true, nextval('working_use'),
+    INSERT INTO working (tenant, agent, task, key, id, owner, used, used_at, expires_at, {part_said})
+    SELECT %(tenant)s::text, %(agent)s::text, %(task)s::text, %(key)s::text, f.id, f.agent, nextval('working_use'),
            clock_timestamp(), f.expires_at, {part_said}
       FROM (SELECT * FROM fact UNION ALL SELECT * FROM link LIMIT 1) f
     {part_anew}
@@ -146,13 +147,13 @@ SELECT key, value, used_at, expires_at
  ORDER BY used DESC
 
 -- name: forget
-DELETE FROM working m WHERE {part_mine} AND m.key = %(key)s::text AND NOT (m.handed AND %(own_only)s::boolean)
+DELETE FROM working m WHERE {part_mine} AND m.key = %(key)s::text AND (m.owner IS NULL OR NOT %(own_only)s::boolean)
 RETURNING {part_alive}
 
 -- name: forget_filtered
 DELETE FROM working w
  USING (SELECT *, NULL::text AS episode FROM working) m
- WHERE {part_mine} {part_filters} AND NOT (m.handed AND %(own_only)s::boolean)
+ WHERE {part_mine} {part_filters} AND (m.owner IS NULL OR NOT %(own_only)s::boolean)
    AND w.tenant = m.tenant AND w.agent = m.agent AND w.task = m.task AND w.key = m.key
 RETURNING w.expires_at IS NULL OR w.expires_at > clock_timestamp()
 

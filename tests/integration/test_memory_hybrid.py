@@ -116,20 +116,17 @@ def test_a_search_finds_what_only_the_task_holds(
         "plan", "call the shelter about the greyhound", metadata={"topic": "dogs"}, source="web"
     )
     memory.working.store("copy", "ann likes  GREEN tea!")
-    hits = {hit.key: hit for hit in memory.search("greyhound shelter", limit=10)}
-    assert sorted(hit.kind for hit in hits.values()) == ["episode", "fact", "fact", "working"]
+    hits = {hit.key: hit for hit in memory.search("greyhound shelter", limit=3)}
+    assert sorted(hit.kind for hit in hits.values()) == ["episode", "fact", "working"]
     plan = hits["plan"]
-    assert (plan.value, plan.source, plan.metadata) == (
-        "call the shelter about the greyhound",
-        "web",
-        {"topic": "dogs"},
-    )
+    assert (plan.text, plan.source) == ("call the shelter about the greyhound", "web")
+    assert plan.metadata == {"topic": "dogs"}
     assert plan.parts["text_rank"] == 1
     assert plan.score == pytest.approx(sum(plan.parts[name] for name in ranking.PARTS))
-    assert {hit.key for hit in memory.search("greyhound", filters=Filters(metadata={"topic": "dogs"}))} == {
-        "pet",
-        "plan",
-    }
+    teas = [hit.kind for hit in memory.search("green tea", limit=3) if "tea" in hit.text]
+    assert teas == ["fact"]
+    dogs = Filters(metadata={"topic": "dogs"})
+    assert {hit.key for hit in memory.search("greyhound", filters=dogs)} == {"pet", "plan"}
     assert {hit.key for hit in memory.search("greyhound", filters=Filters(sources=["web"]))} == {"plan"}
     assert [hit.key for hit in memory.search("", limit=2)] == ["copy", "plan"]
     assert "plan" not in {hit.key for hit in other.search("greyhound shelter", limit=10)}

@@ -1,4 +1,4 @@
-"""What is said of a value of working memory: its text, metadata, importance, source, trust, and whether a fact gave it.
+"""What is said of a value of working memory: its text, metadata, importance, source, trust, and whose fact gave it.
 
 With it a value of a task is searched and filtered as facts and entries are. A hash tells texts that say the same.
 """
@@ -24,7 +24,7 @@ STATEMENTS = (
         ADD COLUMN at timestamptz NOT NULL DEFAULT clock_timestamp(),
         ADD COLUMN run_id uuid,
         ADD COLUMN step integer,
-        ADD COLUMN handed boolean NOT NULL DEFAULT false
+        ADD COLUMN owner text
     """,
     # Of what is there the text is the value's own, or its JSON: a line for each leaf is made by the code that stores.
     """
@@ -34,7 +34,7 @@ STATEMENTS = (
     "UPDATE working SET hash = sha256(convert_to(text, 'UTF8'))",
     *(
         f"ALTER TABLE working ALTER COLUMN {name} DROP DEFAULT"
-        for name in ("id", "text", "hash", "source", "trust", "at", "handed")
+        for name in ("id", "text", "hash", "source", "trust", "at")
     ),
 )
 
