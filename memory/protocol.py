@@ -71,4 +71,7 @@ if TYPE_CHECKING:  # mypy holds the classes to it
     from .vector import VectorMemory
     from .working import WorkingMemory
 
-    _CLASSES: tuple[type[MemoryProtocol], ...] = (VectorMemory, EpisodicMemory, HybridMemory, WorkingMemory)
+    _vector: type[MemoryProtocol] = VectorMemory
+    _episodic: type[MemoryProtocol] = EpisodicMemory
+    _hybrid: type[MemoryProtocol] = HybridMemory
+    _working: type[MemoryProtocol] = WorkingMemory

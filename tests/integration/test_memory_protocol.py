@@ -276,6 +276,21 @@ def test_every_verb_has_a_coroutine_that_takes_the_same(kind: Make, database: Me
         assert inspect.signature(edge) == inspect.signature(own), name
 
 
+@pytest.mark.parametrize("verb", [*VERBS, *(f"a{verb}" for verb in VERBS)])
+@pytest.mark.parametrize("kind", [VectorMemory, EpisodicMemory, HybridMemory, WorkingMemory])
+def test_a_class_takes_what_the_protocol_names(kind: type[Any], verb: str) -> None:
+    """By the same names, in the same order and with the same defaults; what it takes besides may be left out.
+
+    mypy compares the types, and lets other names of arguments pass.
+    """
+    wanted = inspect.signature(getattr(MemoryProtocol, verb)).parameters
+    taken = inspect.signature(getattr(kind, verb)).parameters
+    assert [name for name in taken if name in wanted] == list(wanted)
+    assert all(taken[name] == each for name, each in wanted.items())
+    more = [each for name, each in taken.items() if name not in wanted]
+    assert all(each.kind is each.KEYWORD_ONLY and each.default is not each.empty for each in more)
+
+
 def test_a_cancelled_store_is_heard_at_once_and_written_whole(
     kind: Make, database: MemoryDatabase, stack: Stack
 ) -> None:
