@@ -124,6 +124,14 @@ class Memory:
     ) -> None:
         self.flush()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aflush()
+
     # --- what everybody does
 
     def retrieve(self, key: str, *, include_shared: bool | None = None) -> Entry | None:

@@ -276,6 +276,23 @@ def test_every_verb_has_a_coroutine_that_takes_the_same(kind: Make, database: Me
         assert inspect.signature(edge) == inspect.signature(own), name
 
 
+@pytest.mark.parametrize("kind", [VectorMemory, EpisodicMemory, HybridMemory])
+def test_a_block_ends_with_what_was_used_written_down(
+    kind: type[Any], database: MemoryDatabase, stack: Stack
+) -> None:
+    """From coroutines as well."""
+
+    async def use() -> None:
+        async with kind(EMBEDDER, ANN, database=database) as memory:
+            await memory.astore("pet", "Ann has a greyhound")
+            await memory.aretrieve("pet")
+
+    asyncio.run(use())
+    with kind(EMBEDDER, ANN, database=database) as memory:
+        memory.retrieve("pet")
+    assert stack.rows("SELECT hits FROM memory_use") == [(2,)]
+
+
 @pytest.mark.parametrize("verb", [*VERBS, *(f"a{verb}" for verb in VERBS)])
 @pytest.mark.parametrize("kind", [VectorMemory, EpisodicMemory, HybridMemory, WorkingMemory])
 def test_a_class_takes_what_the_protocol_names(kind: type[Any], verb: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import redis
 from forks import Forked
@@ -13,6 +14,8 @@ from stack import Stack
 from trellis.memory.connections import MemoryDatabase
 from trellis.memory.scope import Scope
 from trellis.memory.working import WorkingMemory
+from trellis.tasks import schema
+from trellis.tasks.embedded import Servers
 from trellis.tasks.errors import EntryError, ValueTooLarge
 
 
@@ -218,6 +221,31 @@ def test_eight_processes_on_one_task_keep_its_capacity_and_lose_no_newest_write(
     newest = stack.rows("SELECT key FROM working ORDER BY used DESC")
     assert [item.key for item in found] == [key for (key,) in newest]
     assert found[0].key.startswith("last-")  # whoever wrote last is there
+
+
+def test_values_of_before_the_search_are_found(servers: Servers, stack: Stack) -> None:
+    """By their own text, or by their JSON."""
+    with psycopg.connect(servers.postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE earlier")
+    url = servers.postgres.url("earlier")
+    try:
+        schema.migrate(url, "0009")
+        with psycopg.connect(url, autocommit=True) as connection:
+            for key, value in (("plan", '"Call the shelter"'), ("pet", '{"name": "Pickle"}')):
+                connection.execute(
+                    "INSERT INTO working (tenant, agent, task, key, value, used, used_at) "
+                    "VALUES ('acme', '', 'run', %s, %s::jsonb, nextval('working_use'), now())",
+                    (key, value),
+                )
+        schema.migrate(url)
+        database = MemoryDatabase(stack.settings.model_copy(update={"database_url": url}))
+        memory = WorkingMemory(database, Scope("acme"), "run")
+        assert [memory.search(query, 1)[0].key for query in ("shelter", "Pickle")] == ["plan", "pet"]
+        assert memory.store("plan", "Call the shelter").outcome == "same"
+        database.close()
+    finally:
+        with psycopg.connect(servers.postgres.url("postgres"), autocommit=True) as admin:
+            admin.execute("DROP DATABASE earlier WITH (FORCE)")
 
 
 def test_it_outlives_a_flush_of_redis_and_a_new_process(stack: Stack, memory: WorkingMemory) -> None:
