@@ -162,6 +162,17 @@ def test_a_fact_says_from_which_entries_it_is_and_is_made_once(
     assert [hit.key for hit in facts(database).search("", filters=made_of)] == ["distilled/ann/drink"]
 
 
+def test_an_entry_that_was_replaced_before_it_was_read_makes_no_fact(
+    stack: Stack, mind: Mind, database: MemoryDatabase
+) -> None:
+    memory = EpisodicMemory(EMBEDDER, HERE, database=database)
+    memory.store("said", "My cup is blue", episode="talk")
+    memory.store("said", "My drink is green tea", episode="talk")
+    assert through(work(stack, mind, database))["read"] == 1
+    assert facts(database).retrieve("distilled/ann/cup") is None
+    assert held(database, "drink").value == "The drink of Ann is green tea"
+
+
 def test_a_contradiction_closes_the_old_fact_and_an_older_word_does_not(
     stack: Stack, mind: Mind, database: MemoryDatabase
 ) -> None:
