@@ -269,20 +269,21 @@ def _methods(thing: type) -> tuple[str, ...]:
         for name, each in vars(part).items()
         if not name.startswith("_") and (inspect.isfunction(each) or isinstance(each, property | classmethod))
     ]
-    hidden = (*INTERNAL.get(thing.__name__, ()), *_twins(thing))
+    hidden = (*INTERNAL.get(thing.__name__, ()), *twins_of(thing))
     return tuple(name for name in dict.fromkeys(names) if name not in hidden)
 
 
-def _twins(thing: type) -> tuple[str, ...]:
-    """The coroutines of a memory, each of which takes what a method takes."""
+def twins_of(thing: type) -> tuple[str, ...]:
+    """The coroutines of a memory, each of which takes what a method takes; none of other classes."""
+    if not thing.__module__.startswith("trellis.memory"):
+        return ()
     found = [
         name
         for part in thing.__mro__
         for name, each in vars(part).items()
-        if inspect.iscoroutinefunction(each)
+        if not name.startswith("_") and inspect.iscoroutinefunction(each)
     ]
-    own = thing.__module__.startswith("trellis.memory")
-    return tuple(name for name in dict.fromkeys(found) if own and hasattr(thing, name.removeprefix("a")))
+    return tuple(dict.fromkeys(found))
 
 
 # What the engine uses, and what Celery brings.
@@ -412,7 +413,7 @@ def _thing(thing: Any, methods: tuple[str, ...]) -> str:
             made = f"```text\n{_signature(name, _maker(thing))}\n```\n\n"
             said = getattr(vars(thing).get("__init__"), "__doc__", None)
         own = f"\n{_prose(said, inspect.signature(thing).parameters)}" if said else ""
-        twins = ", ".join(f"`{each}`" for each in _twins(thing))
+        twins = ", ".join(f"`{each}`" for each in twins_of(thing))
         edge = f"\nFor coroutines, with the same arguments: {twins}.\n" if twins else ""
         text = f"\n### {name}\n\n{made}{_prose(thing.__doc__)}{own}{edge}"
     else:
