@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from threading import Barrier
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ import pytest
 from memories import EMBEDDER, opened
 from stack import Stack
 
-from trellis.memory import EpisodicMemory, Filters, Scope, VectorMemory
+from trellis.memory import EpisodicMemory, Filters, Scope, Stored, VectorMemory
 from trellis.memory.connections import MemoryDatabase
 from trellis.memory.embedders.hashing import HashingEmbedder
 
@@ -255,22 +256,36 @@ def test_an_entry_is_embedded_anew_when_another_came_before_it(
     assert last == ("mine\nin between 0" if times == 1 else "mine")
 
 
+class Together(HashingEmbedder):
+    """Lets nobody go on before eight have come."""
+
+    def __init__(self) -> None:
+        super().__init__(64)
+        self.barrier = Barrier(8)
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        self.barrier.wait(30)
+        return super().embed(texts)
+
+
 def test_an_entry_that_was_given_a_key_is_once_and_is_what_the_key_has(
-    episodes: EpisodicMemory, database: MemoryDatabase, stack: Stack
+    episodes: EpisodicMemory, database: MemoryDatabase
 ) -> None:
-    """However many store it at once: so a step whose body runs twice has said a thing once."""
-    memories = [EpisodicMemory(EMBEDDER, ANN, database=database) for _ in range(8)]
+    """However many store it at once, to whatever episode: so a step whose body runs twice has said a thing once."""
+    together = Together()
+
+    def said(number: int) -> Stored:
+        memory = EpisodicMemory(together, ANN, database=database)
+        return memory.store("order-7", "Bob orders tea", episode=f"talk {number}")
+
     with ThreadPoolExecutor(8) as pool:
-        stored = list(
-            pool.map(lambda each: each.store("order-7", "Bob orders tea", episode="talk"), memories)
-        )
+        stored = list(pool.map(said, range(8)))
     assert sorted(each.outcome for each in stored) == ["added"] + ["same"] * 7
     assert len({each.id for each in stored}) == 1
-    episodes.append("talk", "And some cake")
     found = episodes.retrieve("order-7")
     assert found is not None
-    assert (found.key, found.episode, found.seq, found.value) == ("order-7", "talk", 1, "Bob orders tea")
-    assert [entry.text for entry in episodes.recent()] == ["And some cake", "Bob orders tea"]
+    assert (found.id, found.key, found.value) == (stored[0].id, "order-7", "Bob orders tea")
+    assert [entry.id for entry in episodes.recent()] == [found.id]
     alone = episodes.store("note", "an entry on its own")
     assert alone.key == "note"
     assert [entry.key for entry in episodes.recent(filters=Filters(episode="note"))] == ["note"]
