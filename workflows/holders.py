@@ -5,25 +5,24 @@ The law: reads only, each by key or along an index, and names a few holders howe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 
 from ..tasks.database import Database
 from . import words
+from .gates import RATE
 from .tables import GateRow, PermitRow, RunRow, StepRow
 
 _NAMED = 3  # holders that are named
 
 
-def waits_for(database: Database, run: str, line: str) -> str:
-    """What the steps of this run that stand in a line wait for: the limit, and who holds it."""
+def waits_for(database: Database, line: str, options: Mapping[str, Any]) -> str:
+    """What steps with these options that stand in a line wait for: the limit, and who holds it."""
     kind, _, key = line.removeprefix("gate:").partition(":")
-    options = _options(database, run, line)
     if kind == "rate":
-        _, count, per = options.get("rate") or (line, 1, 1.0)
-        return f"the next slot of rate {key!r}: {count} in {per:g} s{_next_slot(database, line)}"
+        return f"the next slot of {rate(options)}{_next_slot(database, line)}"
     limit = _limit(options, kind, line)
     held = _holders(database, line)
     if kind == "runs":
@@ -37,17 +36,13 @@ def waits_for(database: Database, run: str, line: str) -> str:
     return f"{words.plural(limit, 'place')} of concurrency key {key!r}{held}"
 
 
-def _options(database: Database, run: str, line: str) -> dict[str, Any]:
-    statement = (
-        select(StepRow.options)
-        .where(text("step.state = 'parked'"), StepRow.waits_for == line, StepRow.run_id == UUID(run))
-        .limit(1)
-    )
-    rows = database.read(statement)
-    return rows[0][0] or {} if rows else {}
+def rate(options: Mapping[str, Any]) -> str:
+    """The rate of steps with these options."""
+    line, count, per = options.get("rate") or ("?", 1, 1.0)
+    return f"rate {line.removeprefix(RATE)!r}: {count} in {per:g} s"
 
 
-def _limit(options: dict[str, Any], kind: str, line: str) -> int:
+def _limit(options: Mapping[str, Any], kind: str, line: str) -> int:
     gates = [options["entry"]] if kind == "runs" and "entry" in options else options.get("gates", ())
     return int(next((limit for name, limit in gates if name == line), 1))
 

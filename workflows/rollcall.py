@@ -42,24 +42,32 @@ def module_known(celery: Celery, modules: Sequence[str]) -> str | None:
 
 def missing(celery: Celery, needs: Iterable[Need]) -> str | None:
     """Why steps that need this may wait for ever, and what to do; None where some worker can do all of it."""
+    return next(iter(lacking(celery, needs)), None)
+
+
+def lacking(celery: Celery, needs: Iterable[Need]) -> dict[str, set[Need]]:
+    """What no worker can do, by why that is and what to do; nothing of what some worker can do."""
     wanted = set(needs)
     actions = {action for action, _ in wanted}
+    found: dict[str, set[Need]] = {}
     try:
         tasks = _known(celery, lambda names: actions <= names)
         if tasks is None:
-            return "no worker answers: start one with `trellis worker`; `trellis doctor` tells more"
-        unknown = sorted(actions - tasks - NATIVES.keys())
+            return {"no worker answers: start one with `trellis worker`; `trellis doctor` tells more": wanted}
+        unknown = actions - tasks - NATIVES.keys()
         if unknown:
-            return _unknown(unknown)
-        queues = {queue for _, queue in wanted}
-        deaf = sorted(queues - _consumed(celery, queues))
+            found[_unknown(sorted(unknown))] = {need for need in wanted if need[0] in unknown}
+        queues = {queue for action, queue in wanted if action not in unknown}
+        deaf = sorted(queues - _consumed(celery, queues)) if queues else []
     except _NO_BROKER as error:
-        return f"the broker does not answer ({error}): the run is in the journal and begins when it does"
+        reason = f"the broker does not answer ({error}): the run is in the journal and begins when it does"
+        return {reason: wanted}
     if deaf:
-        return (
+        reason = (
             f"no worker listens to {listed(deaf)}: start one with `trellis worker --queues {','.join(deaf)}`"
         )
-    return None
+        found[reason] = {need for need in wanted if need[0] not in unknown and need[1] in deaf}
+    return found
 
 
 def _unknown(actions: list[str]) -> str:

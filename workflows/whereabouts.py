@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from celery import Celery, states
 
 from ..tasks.app import reader
 from ..tasks.settings import Settings
+from .dispatch import BROKER_GONE
 
 PATIENCE = 1.0  # seconds of silence after which nobody else is expected to answer
 
@@ -90,6 +91,20 @@ def _ids(answers: list[dict[str, list[Any]]]) -> Iterator[str]:
 def workers(app: Celery) -> Workers:
     """The workers that this application's broker reaches."""
     return Workers(app)
+
+
+def unheard(app: Celery, queues: Collection[str]) -> Mapping[str, str]:
+    """The queues of other applications of which nobody says that he listens there, and what that means."""
+    try:
+        listeners = workers(app).census(0.0).listeners
+    except BROKER_GONE as error:
+        return dict.fromkeys(queues, f"the broker does not answer ({error})")
+    return {
+        queue: f"no worker answers that it listens to {queue!r}: start one of that application (one with --pool solo "
+        "is silent while it works)"
+        for queue in queues
+        if not listeners.get(queue)
+    }
 
 
 class Told(NamedTuple):

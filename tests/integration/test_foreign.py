@@ -10,7 +10,7 @@ import steps
 from stack import Process, Stack, eventually
 
 from trellis.tasks.errors import RunFailed
-from trellis.workflows import Default, Retry, Workflow, files, foreign
+from trellis.workflows import Client, Default, Retry, Workflow, files, foreign
 from trellis.workflows.dispatch import Dispatcher
 from trellis.workflows.states import RunState, StepState
 
@@ -301,3 +301,41 @@ def test_an_answer_that_comes_twice_counts_once(stack: Stack) -> None:
     assert stack.client.result(run) == {"resize": 1}
     foreign.returned(stack.engine, 3, **about)  # after the end of the run
     assert stack.client.result(run) == {"resize": 1}
+
+
+def test_why_says_that_nobody_listens_to_the_queue_of_a_task(stack: Stack, media: Media) -> None:
+    """And that the broker is away; of a task that somebody may take it says no more than that it was sent."""
+    stack.worker()
+    wf = flow()
+    wf.map("each", task="media.tasks.resize", over=["x", "y"], args=[wf.item], queue="media")
+    wf.step("other", task="audio.tasks.mix", queue="audio")
+    run = stack.client.start(wf)
+    sent = "SELECT 1 FROM step WHERE run_id = %s AND starts_with(waits_for, 'task:')"
+    eventually(lambda: len(stack.rows(sent, run.id)) == 3)
+    both = (
+        "'each[0]' and 1 more step wait for Celery task 'media.tasks.resize', which was sent to queue 'media' of "
+        "another application"
+    )
+
+    def said(client: Client) -> dict[str, str]:
+        return {queue: reason.text for reason in client.why(run) for queue in ("media", "audio")
+                if f"queue {queue!r}" in reason.text}  # fmt: skip
+
+    silent = {queue: f", but no worker answers that it listens to {queue!r}" for queue in ("media", "audio")}
+    found = said(stack.client)
+    assert found["media"].startswith(both + silent["media"])
+    assert silent["audio"] in found["audio"]
+    with Client(stack.settings, broker_url="redis://127.0.0.1:1/0") as cut:
+        assert f"{both}, but the broker does not answer" in said(cut)["media"]
+    with Client(stack.settings.model_copy(update={"broker_url": None})) as quiet:
+        assert said(quiet)["media"] == f"{both}, but this process has no broker to ask"
+    file = stack.folder / "go"
+    media.worker()
+    eventually(lambda: len(media.lines()) == 2)
+    busy = flow()
+    busy.step("until", task="media.tasks.until", args=[str(file)], queue="media")
+    run = stack.client.start(busy)
+    eventually(lambda: len(media.lines()) == 3)
+    assert said(stack.client)["media"].endswith(", which was sent to queue 'media' of another application")
+    file.touch()
+    assert stack.client.wait(run, timeout=30).state is RunState.SUCCEEDED

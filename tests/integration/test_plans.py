@@ -58,6 +58,7 @@ WHOLE_RUN = {
     "control: read_steps": "somebody reruns a run",
     "control: reopen_steps": "somebody retries a run",
     "control: unpark": "somebody resumes a run",
+    "why: standing": "somebody asks why a run does not move: its open steps",
     "secrets: read_steps": "somebody rotates keys: the steps of a run that has secrets, a few at a time",
     "journal: below": "a body asks for what was appended below a name",
     "journal: cancelled_tasks": "a run was cancelled, and tasks of other applications may run for it",

@@ -12,7 +12,15 @@ from trellis.workflows.testing.counterparts import parameters
 
 FILES = {
     file: load("trellis.workflows.sql", file)
-    for file in ("journal.sql", "control.sql", "schedules.sql", "beginnings.sql", "limits.sql", "effects.sql")
+    for file in (
+        "journal.sql",
+        "control.sql",
+        "schedules.sql",
+        "beginnings.sql",
+        "limits.sql",
+        "effects.sql",
+        "why.sql",
+    )
 }
 # What a deployment is checked by needs workers that know different code; a body's own SQL is refused at `plan_freely`.
 REFUSED = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import wraps
@@ -240,8 +240,13 @@ class Runner(Client):
         while self._engine.store.ended:
             self._hearing.tell(self._engine.store.ended.pop(0))
 
-    def _missing(self, needs: Iterable[Need]) -> str | None:
-        return None if self._working else "nobody takes messages: leave without_workers(), or call work()"
+    def _lacking(self, needs: Collection[Need]) -> Mapping[str, Collection[Need]]:
+        return (
+            {} if self._working else {"nobody takes messages: leave without_workers(), or call work()": needs}
+        )
+
+    def _unheard(self, queues: Collection[str]) -> Mapping[str, str]:
+        return {}  # a stand-in answers at once, or there is none and the step fails
 
 
 def _at_once(verb: Callable[..., Any]) -> Callable[..., Any]:
