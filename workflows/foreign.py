@@ -3,7 +3,8 @@
 The law: at least once, and never lost without a word. The step is parked, then the task is sent with an id that
 the journal knows by then, and with callbacks to `trellis.returned` and `trellis.raised`, which keep its answer as a
 signal of the run and wake the step. A crash or a lost message leaves a parked step that wakes by time: it looks
-for its task, and sends it again, under the same id, where nobody has it any more. No worker is held meanwhile.
+for its task, and sends it again, under the same id, where nobody has it any more. No worker is held meanwhile. Nothing
+is sent to a queue that is paused: the step waits for the tick that finds it paused no longer.
 
 The id is random and not derived from run and step: a step that is repeated by hand must not find the old answer.
 Only a step that holds its lease parks, and only what is parked is sent, so no attempt has two ids.
@@ -31,6 +32,7 @@ from .execution import describe, failed, settle, timeout_of
 from .here import Here
 from .journal import Journal
 from .kinds import CONTRACTS
+from .pauses import Pauses
 from .records import Claimed, Json, Outcome, Parked
 from .waiting import noted, parked, succeeded
 
@@ -73,6 +75,8 @@ def call(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
     after, send = note, False
     if note.get("woken") == "time":
         after, send = _sought(here, step, note)
+        if send and _is_paused(here, note["queue"]):
+            after, send = {**note, "missed": 1, "pause": here.settings.redelivery_seconds}, False
 
     def decision(connection: Connection) -> Outcome | Parked:
         found = here.journal.take_signal(connection, here.run, f"task:{note['task']}", step.idx)
@@ -92,7 +96,14 @@ def call(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
     return outcome
 
 
+def _is_paused(here: Here, queue: str) -> bool:
+    return Pauses(here.journal.database).holds("queue", queue)
+
+
 def _begin(here: Here, step: Claimed, asked: Mapping[str, Any], queue: str) -> None:
+    if _is_paused(here, queue):
+        here.journal.park(here.run, parked(step, f"queue:{queue}"))
+        return
     note = {
         "task": str(uuid4()),
         "name": asked["task"],

@@ -385,6 +385,10 @@ class Journal(Growing):
         """Parked steps whose time has come, ready again, by (run, workflow)."""
         return _by_run(self._rows("take_due", limit=limit))
 
+    def take_resumed(self, limit: int) -> dict[tuple[str, str], list[Ready]]:
+        """The same, of those that waited for a queue which is paused no longer."""
+        return _by_run(self._rows("take_resumed", limit=limit))
+
     def take_expired(self, limit: int) -> list[Expired]:
         """Steps whose lease has run out for good; those where it is the first time are suspected from now on."""
         lease = str(uuid4())

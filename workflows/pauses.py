@@ -99,6 +99,10 @@ class Pauses:
         """Note that it is paused no longer; False where it was not."""
         return bool(self._ask("end_pause", kind=kind, name=name))
 
+    def holds(self, kind: str, name: str) -> bool:
+        """Whether it is paused."""
+        return bool(self._ask("hold_pause", kind=kind, name=name))
+
     def every(self) -> list[Pause]:
         """The workflows and queues that are paused."""
         return [Pause._make(row) for row in self._ask("pauses")]

@@ -123,16 +123,17 @@ def _expired(engine: Engine) -> int:
 
 
 def _woken(engine: Engine) -> int:
-    """Announce parked steps whose time has come."""
+    """Announce parked steps whose time has come, or whose queue is paused no longer."""
     count = 0
-    for _ in range(_ROUNDS):
-        found = engine.journal.take_due(_BATCH)
-        for (run, workflow), steps in found.items():
-            engine.dispatcher.publish(run, workflow, steps)
-        taken = sum(map(len, found.values()))
-        count += taken
-        if taken < _BATCH:
-            break
+    for take in (engine.journal.take_due, engine.journal.take_resumed):
+        for _ in range(_ROUNDS):
+            found = take(_BATCH)
+            for (run, workflow), steps in found.items():
+                engine.dispatcher.publish(run, workflow, steps)
+            taken = sum(map(len, found.values()))
+            count += taken
+            if taken < _BATCH:
+                break
     return count
 
 

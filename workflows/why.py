@@ -192,9 +192,23 @@ class _Explanation:
             f"{group.waits()} for Celery task {group.wait.get('name', '?')!r}{which}, "
             f"which was sent to queue {queue!r} of another application"
         )
+        if self._paused_queues([queue]):
+            return Reason(
+                f"{said}; that queue is paused: what is lost on the way is sent again when it is resumed",
+                f"trellis resume --queue {queue}",
+            )
         if self.dispatcher is None:
             return Reason(f"{said}, but this process has no broker to ask", "set TRELLIS_BROKER_URL")
         return Reason(f"{said}, but {self.silence[queue]}" if queue in self.silence else said)
+
+    def _waits_queue(self, group: Group, queue: str) -> Reason:
+        sends = group.have("sends its task", "send their tasks")
+        paused = bool(self._paused_queues([queue]))
+        return Reason(
+            f"{group.said()} {sends} to queue {queue!r}, which "
+            + ("is paused" if paused else "was paused: the next tick lets it go on"),
+            f"trellis resume --queue {queue}" if paused else "",
+        )
 
     # --- ready
 

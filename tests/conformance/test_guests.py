@@ -13,6 +13,7 @@ import steps
 from sides import InProcess, Side
 
 from trellis.tasks.errors import RunFailed
+from trellis.tasks.settings import SYSTEM_QUEUE
 from trellis.workflows import Default, RunState, Workflow
 
 
@@ -54,6 +55,21 @@ def test_a_task_of_another_application_is_a_step(side: Side, wf: Workflow) -> No
     bad.step("lost", task="fails", args=["no"], queue="celery")
     with pytest.raises(RunFailed, match="step 'lost'"):
         side.client.result(side.finish(bad))
+
+
+def test_a_task_is_sent_to_a_paused_queue_once_it_is_resumed(side: Side, wf: Workflow) -> None:
+    """Though the step itself waits on another queue, which is not paused."""
+    wf.step("three", task="add", args=[2], queue=SYSTEM_QUEUE)  # a second one that the worker listens to
+    side.client.pause(queue=SYSTEM_QUEUE)
+    try:
+        run = side.client.start(wf)
+        side.eventually(lambda: side.states(run)["three"] == "parked")
+        side.pass_time(0.5)
+        [reason] = side.client.why(run)
+        assert reason.text == f"step 'three' sends its task to queue {SYSTEM_QUEUE!r}, which is paused"
+    finally:
+        side.client.resume(queue=SYSTEM_QUEUE)
+    assert side.client.result(side.client.wait(run, timeout=60)) == {"three": 3}
 
 
 def test_signatures_follow_the_end_of_a_run(side: Side, wf: Workflow) -> None:

@@ -12,6 +12,7 @@ from stack import Process, Stack, eventually
 from trellis.tasks.errors import RunFailed
 from trellis.workflows import Client, Default, Retry, Workflow, files, foreign
 from trellis.workflows.dispatch import Dispatcher
+from trellis.workflows.recovery import tick
 from trellis.workflows.states import RunState, StepState
 
 
@@ -301,6 +302,89 @@ def test_an_answer_that_comes_twice_counts_once(stack: Stack) -> None:
     assert stack.client.result(run) == {"resize": 1}
     foreign.returned(stack.engine, 3, **about)  # after the end of the run
     assert stack.client.result(run) == {"resize": 1}
+
+
+def parked_on(stack: Stack, run: str) -> str:
+    [(waits_for,)] = stack.rows("SELECT waits_for FROM step WHERE run_id = %s AND state = 'parked'", run)
+    return str(waits_for)
+
+
+def test_nothing_is_sent_to_a_paused_queue_until_it_is_resumed(stack: Stack, media: Media) -> None:
+    """The step waits, says so, and holds nobody up; its timeout counts from when the task is sent."""
+    media.worker()
+    stack.worker()
+    stack.beat()
+    stack.client.pause(queue="media")
+    wf = flow()
+    wf.step("resize", task="media.tasks.resize", args=["x"], queue="media", timeout=5)
+    run = stack.client.start(wf)
+    eventually(
+        lambda: stack.rows("SELECT 1 FROM step WHERE run_id = %s AND waits_for = 'queue:media'", run.id)
+    )
+    [reason] = stack.client.why(run)
+    assert reason.text == "step 'resize' sends its task to queue 'media', which is paused"
+    assert reason.advice == "trellis resume --queue media"
+    other = stack.client.wait(stack.client.submit("add", {"a": 1}), timeout=30)
+    assert other.state is RunState.SUCCEEDED
+    assert (media.lines(), stack.engine.dispatcher.waiting("media")) == ([], 0)
+    assert stack.client.get(run).state is RunState.RUNNING
+    stack.client.resume(queue="media")
+    assert stack.client.wait(run, timeout=30).state is RunState.SUCCEEDED
+    assert len(media.lines()) == 1
+
+
+def test_each_paused_queue_is_its_own(stack: Stack) -> None:
+    """A resumed one lets its steps go on, whatever else is paused; of a paused run nothing goes on."""
+    runs = {}
+    for queue in ("audio", "media"):
+        stack.client.pause(queue=queue)
+        wf = flow()
+        wf.step("resize", task="media.tasks.resize", args=["x"], queue=queue)
+        runs[queue] = stack.client.start(wf).id
+        stack.engine.run_bundle("trellis.task", runs[queue], [0])
+    tick(stack.engine)
+    assert {queue: parked_on(stack, run) for queue, run in runs.items()} == {
+        queue: f"queue:{queue}" for queue in runs
+    }
+    stack.client.resume(queue="media")
+    stack.client.pause(runs["media"])
+    tick(stack.engine)
+    stack.engine.run_bundle("trellis.task", runs["media"], [0])
+    assert stack.engine.dispatcher.waiting("media") == 0
+    stack.client.resume(runs["media"])
+    stack.engine.run_bundle("trellis.task", runs["media"], [0])
+    assert parked_on(stack, runs["media"]).startswith("task:")
+    assert parked_on(stack, runs["audio"]) == "queue:audio"
+    assert [stack.engine.dispatcher.waiting(queue) for queue in ("media", "audio")] == [1, 0]
+
+
+def test_what_was_lost_is_not_sent_again_to_a_paused_queue(stack: Stack, media: Media) -> None:
+    """Once it is resumed it is, under the same id."""
+
+    def look() -> None:
+        stack.rows("UPDATE step SET due_at = now() WHERE run_id = %s", run.id)
+        tick(stack.engine)
+        stack.engine.run_bundle("trellis.task", run.id, [0])
+
+    wf = flow()
+    wf.step("resize", task="media.tasks.resize", args=["x"], queue="media")
+    run = stack.client.start(wf)
+    stack.engine.run_bundle("trellis.task", run.id, [0])
+    [(task,)] = stack.rows("SELECT wait->>'task' FROM step WHERE run_id = %s", run.id)
+    with redis.Redis.from_url(stack.broker_url) as broker:
+        broker.delete("media")
+    stack.client.pause(queue="media")
+    media.worker()
+    for _ in range(4):
+        look()
+    assert (media.lines(), parked_on(stack, run.id)) == ([], f"task:{task}")
+    assert stack.client.why(run)[0].advice == "trellis resume --queue media"
+    stack.client.resume(queue="media")
+    look()
+    eventually(lambda: media.lines())
+    stack.worker()
+    assert stack.client.wait(run, timeout=30).state is RunState.SUCCEEDED
+    assert [line[1] for line in media.lines()] == [task]
 
 
 def test_why_says_that_nobody_listens_to_the_queue_of_a_task(stack: Stack, media: Media) -> None:

@@ -374,6 +374,33 @@ UPDATE step s SET state = 'ready', sent = true, due_at = clock_timestamp(),
 RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt,
           s.failures, s.rank, s.expect
 
+-- name: take_resumed
+-- Wakes steps whose task goes to a queue that is paused no longer: a walk from one such queue to the next.
+WITH RECURSIVE q AS (
+    (SELECT waits_for, 1 AS n FROM step
+      WHERE state = 'parked' AND waits_for >= 'queue:' AND waits_for < 'queue;' ORDER BY waits_for LIMIT 1)
+    UNION ALL
+    SELECT (SELECT s.waits_for FROM step s
+             WHERE s.state = 'parked' AND s.waits_for > q.waits_for AND s.waits_for < 'queue;'
+             ORDER BY s.waits_for LIMIT 1), q.n + 1
+      FROM q WHERE q.waits_for IS NOT NULL AND q.n < %(limit)s
+), free AS MATERIALIZED (
+    SELECT w.run_id, w.idx
+      FROM q CROSS JOIN LATERAL (
+           SELECT run_id, idx FROM step WHERE state = 'parked' AND waits_for = q.waits_for
+            LIMIT %(limit)s FOR UPDATE SKIP LOCKED) w
+     WHERE q.waits_for IS NOT NULL
+       AND NOT EXISTS (SELECT FROM pause WHERE kind = 'queue' AND name = substr(q.waits_for, length('queue:') + 1))
+     LIMIT %(limit)s
+)
+UPDATE step s SET state = 'ready', sent = true, due_at = clock_timestamp(),
+       lease_until = clock_timestamp() + interval '1 second' * (s.options->>'queue_timeout')::float8,
+       wait = coalesce(wait, '{}') || '{"woken": "queue"}'
+  FROM free
+ WHERE s.run_id = free.run_id AND s.idx = free.idx
+RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt,
+          s.failures, s.rank, s.expect
+
 -- name: lock_run
 -- Whoever tells a run something, and a step that is about to wait for it, take turns.
 SELECT state, workflow FROM run WHERE id = %(run)s FOR NO KEY UPDATE

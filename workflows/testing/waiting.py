@@ -100,6 +100,18 @@ def take_due(store: Store, *, limit: int) -> Rows:
     return [announced(store, rouse(store, step, "time")) for step in due[:limit]]
 
 
+@does(SQL["take_resumed"])
+def take_resumed(store: Store, *, limit: int) -> Rows:
+    """Wakes the steps whose task goes to a queue that is paused no longer."""
+    paused = {f"queue:{row['name']}" for row in store.where("pause", kind="queue")}
+    free = [
+        step
+        for step in store.where("step", state="parked")
+        if step["waits_for"].startswith("queue:") and step["waits_for"] not in paused
+    ]
+    return [announced(store, rouse(store, step, "queue")) for step in free[:limit]]
+
+
 def announced(store: Store, step: Row, *, paused: bool = True) -> tuple[object, ...]:
     """A step to publish, with its run and workflow (or without that, where the run is paused)."""
     run = store.get("run", step["run_id"])
