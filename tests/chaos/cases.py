@@ -7,6 +7,7 @@ evenly. Cases that are played together are neighbours in that order, so that the
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import NamedTuple
@@ -18,6 +19,8 @@ POINTS = (
     "after the effect",
     "before completion commit",
     "after completion commit",
+    "before a joint commit",
+    "after a joint commit",
     "inside tick",
     "inside map expansion",
     "inside append",
@@ -46,8 +49,10 @@ FAULTS = (
 # A task of another application commits nothing of ours, so there is no commit whose answer it could miss.
 NONSENSE = {("inside a foreign task", "commit unheard")}
 NEEDS = {  # so that each run passes the point
-    "before the intent": ("once", "booked"),
-    "after the intent": ("once", "booked"),
+    "before a joint commit": ("booked",),
+    "after a joint commit": ("booked",),
+    "before the intent": ("once",),
+    "after the intent": ("once",),
     "inside append": ("append",),
     "before parking": ("sleep", "child", "foreign"),
     "after parking": ("foreign", "child", "sleep"),
@@ -73,15 +78,15 @@ Wave = tuple[Case, ...]
 
 
 def cases(count: int, seed: int) -> Iterator[Case]:
-    """The first so many cases of a seed: diagonals of the table, so that each prefix is spread over it."""
+    """The first so many cases of a seed: along diagonals of the table, so that each prefix is spread over it."""
     rng = Random(seed)
     points, faults = list(POINTS), list(FAULTS)
     rng.shuffle(points)
     rng.shuffle(faults)
     number = 0
+    round_ = math.lcm(len(points), len(faults))  # turns after which the same pairs would come again
     for turn in itertools.count():
-        lap, place = divmod(turn, len(faults))
-        pair = points[(place + lap) % len(points)], faults[place]
+        pair = points[(turn + turn // round_) % len(points)], faults[turn % len(faults)]
         if number == count:
             return
         if pair not in NONSENSE:

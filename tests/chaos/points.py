@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import fsspec
@@ -18,6 +18,7 @@ import psycopg
 from trellis.tasks.database import Database
 from trellis.workflows import journal, schedules
 from trellis.workflows.appending import Appending
+from trellis.workflows.joint import Joint
 from trellis.workflows.journal import Journal
 
 from . import trigger
@@ -36,6 +37,13 @@ class _Lie(threading.local):
 
 
 _lie = _Lie()
+
+
+def _lie_told(connection: Any) -> None:
+    """What was committed on it is to look like a broken connection."""
+    _lie.armed = False
+    connection.close()
+    raise psycopg.OperationalError("chaos: the connection broke after the commit")
 
 
 def wrap(
@@ -76,9 +84,50 @@ def install() -> None:
     wrap(Journal, "widen", after="inside map expansion", when=lambda _: True)
     wrap(schedules, "_handle", after="inside a schedule's tick")
     wrap(Appending, "insert", after="inside append", when=lambda _: True)
+    _install_joint()
     _install_lie()
     trigger.learn({**FAULTS, "commit unheard": _tell_a_lie})
     fsspec.register_implementation("chaosdisk", FullDisk, clobber=True)
+
+
+class _Committing(AbstractContextManager[Any]):
+    """The transaction of a joint that is about to end, with the moment between its last statement and its COMMIT."""
+
+    def __init__(self, transaction: AbstractContextManager[Any], connection: Any) -> None:
+        self._transaction = transaction
+        self._connection = connection
+
+    def __exit__(self, *error: Any) -> bool | None:
+        if error[0] is not None:
+            return self._transaction.__exit__(*error)
+        passed("before a joint commit")
+        self._transaction.__exit__(None, None, None)
+        if _lie.armed:
+            _lie_told(self._connection)
+        return None
+
+
+def _install_joint() -> None:
+    """The completion that a body's own transaction commits: no method of the journal ends it."""
+    commit, abandon = Joint.commit, Joint.abandon
+
+    def committing(self: Any, last: Any) -> Any:
+        self._transaction = _Committing(self._transaction, self._connection)
+        answer = commit(self, last)
+        if answer is not None:
+            passed("after a joint commit")
+        return answer
+
+    def abandoned(self: Any) -> None:
+        # A connection that is given back has nothing left to commit, and what it raises nobody hears.
+        armed, _lie.armed = _lie.armed, False
+        try:
+            abandon(self)
+        finally:
+            _lie.armed = armed
+
+    Joint.commit = committing
+    Joint.abandon = abandoned
 
 
 def _tell_a_lie(arm: Arm) -> None:
@@ -100,9 +149,7 @@ def _install_lie() -> None:
         with connection_of(self) as borrowed:
             yield borrowed
             if _lie.armed and _lie.block and _lie.block not in READS:
-                _lie.armed = False
-                borrowed.close()
-                raise psycopg.OperationalError("chaos: the connection broke after the commit")
+                _lie_told(borrowed)
 
     journal._ask = ask_and_note
     Database.connection = connection
