@@ -6,7 +6,7 @@ import os
 import signal
 from typing import Any
 
-from steps import record
+from steps import record, summed
 
 from trellis.tasks.errors import DefinitionError
 from trellis.workflows import Context, Retry, action
@@ -94,3 +94,20 @@ def refers(step: str, ctx: Context) -> None:
     more.step("sum", "combine", parts=[found, 0], number=1)
     more.step("text", "returns", value=f"{found}!")
     ctx.append(more)
+
+
+@action(name="plays_and_grows")
+def plays_and_grows(
+    ledger: str, ctx: Context, own: int, parts: list[Any], more: dict[str, Any], fails: int = 0
+) -> int:
+    """A sum, which the steps that it appends get as well; attempts that fail have appended them too."""
+    record(ledger, ctx)
+    value = summed(own, parts)
+    for step in more.values():
+        inputs = step.get("inputs", {})
+        if "ledger" in inputs:
+            step["inputs"] = {**inputs, "ledger": ledger, "parts": [*inputs["parts"], value]}
+    ctx.append({"steps": more})
+    if ctx.attempt <= fails:
+        raise ValueError(f"attempt {ctx.attempt}")
+    return value

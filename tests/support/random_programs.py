@@ -1,22 +1,24 @@
-"""Random programs: a seed becomes a workflow, and what has to become of it, worked out by hand.
+"""Random programs: a seed becomes a workflow. What has to become of it stands in `program_model`.
 
-The law: `expected` knows nothing of attempts, leases, messages or time. It reads the program from the front to the
-back and says of each step how it ends, what it gives and how many effects it leaves. It shares no line with the
-engine, and none with the in-process journal.
+The law: a program is plain data, drawn from its seed alone; what a step appends is a program within it.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
+import growing
 import steps
+import turning
 
 from trellis.workflows import Default, Retry, Workflow
 
-KINDS = {"play": 8, "map": 3, "signal": 2, "nap": 1, "child": 2}
-MODULUS = 1009
+KINDS = {"play": 8, "map": 3, "signal": 2, "nap": 1, "child": 2, "append": 2, "loop": 2}
+APPENDED = {"play": 6, "map": 2, "nap": 1, "append": 1, "loop": 1}  # kinds of steps that a step appends
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,10 @@ class Step:
     lost: str = "fail"  # of a map: what an item without another attempt does
     join: bool = False  # it runs although something in front of it was skipped, unless all was
     told: bool = True  # of a signal: whether anybody sends it
-    inner: tuple[Step, ...] = ()  # of a child run
+    inner: tuple[Step, ...] = ()  # of a child run, or what the step appends
+    turns: tuple[int, ...] = ()  # of a loop: failing attempts of each turn, as many as there may be
+    until: tuple[str, int] = ("index", 1)  # of a loop: so many turns, or a divisor of a turn's "result"
+    on_limit: str = "fail"
 
     @property
     def parents(self) -> set[str]:
@@ -57,19 +62,22 @@ class Program:
     steps: tuple[Step, ...]
     n: int = 0
 
-    @property
-    def stuck(self) -> bool:
-        """Whether it may wait for a signal that nobody sends."""
-        return any(step.kind == "signal" and not step.told for step in self.steps)
-
     def smaller(self) -> list[Program]:
         """Programs of one step less, or with less in one of them."""
         found = [replace(self, steps=_without(self.steps, step.name)) for step in reversed(self.steps)]
         for place, step in enumerate(self.steps):
             simple = Step(step.name, own=step.own, data=step.data, after=step.after)
-            if step not in (simple, replace(simple, kind=step.kind)) and step.kind == "play":
-                found.append(replace(self, steps=(*self.steps[:place], simple, *self.steps[place + 1 :])))
-        return [each for each in found if each.steps]
+            less = [] if step == simple or step.kind not in ("play", "append", "loop") else [simple]
+            if step.kind == "append":
+                less += [replace(step, inner=_without(step.inner, each.name)) for each in step.inner]
+            found += [
+                replace(self, steps=(*self.steps[:place], each, *self.steps[place + 1 :])) for each in less
+            ]
+        return [
+            each
+            for each in found
+            if each.steps and all(step.inner for step in each.steps if step.kind == "append")
+        ]
 
 
 def _without(all_steps: tuple[Step, ...], name: str) -> tuple[Step, ...]:
@@ -89,6 +97,11 @@ def _without(all_steps: tuple[Step, ...], name: str) -> tuple[Step, ...]:
 # --- drawing one
 
 
+def cancelled_at(program: Program) -> float:
+    """When somebody cancels a second run of it: after this part of its effects."""
+    return Random(f"cancel {program.name}").random()
+
+
 def draw(seed: int) -> Program:
     """The program of a seed."""
     rng = Random(seed)
@@ -98,8 +111,11 @@ def draw(seed: int) -> Program:
     return Program(f"program-{seed}", tuple(made), rng.randint(0, 9))
 
 
-def _draw_step(rng: Random, name: str, made: list[Step]) -> None:
-    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+def _draw_step(
+    rng: Random, name: str, made: list[Step], kinds: Mapping[str, int] = KINDS, *, appended: int = 0
+) -> None:
+    """Add a step of any kind; `appended`: so many steps append each other around it."""
+    kind = rng.choices(list(kinds), list(kinds.values()))[0]
     names = [step.name for step in made if step.kind != "list"]
     numbers = [step.name for step in made if step.kind == "play"]
     front = tuple(rng.sample(names, min(len(names), rng.choice((0, 1, 1, 2, 3)))))
@@ -110,30 +126,59 @@ def _draw_step(rng: Random, name: str, made: list[Step]) -> None:
     elif kind == "nap":
         step = replace(step, data=(), after=front)
     elif kind == "child":
-        inner = [
-            _troubled(rng, Step(f"{name}c{place}", own=place), (None, 3))
-            for place in range(rng.randint(1, 3))
-        ]
-        last = Step(f"{name}end", own=1, data=tuple(each.name for each in inner))
-        step = replace(step, data=(), after=front, inner=(*inner, last), policy=rng.choice((None, 7, "skip")))
+        step = _draw_child(rng, replace(step, data=(), after=front))
+    elif kind == "append":
+        step = _draw_append(rng, step, appended)
+    elif kind == "loop":
+        step = _draw_loop(rng, step)
     elif kind == "map" and numbers and rng.random() < 0.4:
         made.append(Step(f"{name}list", "list", data=(rng.choice(numbers),)))
         step = replace(step, over=f"{name}list", lanes=rng.choice((None, 2)))
     elif kind == "map":
-        step = _troubled(rng, step, (None, "skip", "skip", 3))
-        troubles = (0, 0, 0, 0, step.fails, 0 if step.policy is None else 9)
-        items = [(rng.randrange(50), rng.choice(troubles)) for _ in range(rng.randint(0, 6))]
-        step = replace(step, items=tuple(items), lanes=rng.choice((None, None, 1, 2)))
-        if step.policy is None:
-            lost = rng.choice(("fail", "skip", "collect"))
-            step = replace(step, lost=lost, items=(*step.items, (5, 9)) if lost != "fail" else step.items)
+        step = _draw_map(rng, step)
     else:
         step = _troubled(rng, step, (None, "skip", 3, 4))
-        if rng.random() < 0.25:
+        if rng.random() < 0.25 and (numbers or not appended):  # what is appended knows no parameters
             step = replace(step, when=(rng.choice(numbers), 2) if numbers else ("", 5))
         elif rng.random() < 0.3:
             step = replace(step, data=front, after=(), join=bool(front))
     made.append(step)
+
+
+def _draw_child(rng: Random, step: Step) -> Step:
+    inner = [
+        _troubled(rng, Step(f"{step.name}c{place}", own=place), (None, 3))
+        for place in range(rng.randint(1, 3))
+    ]
+    last = Step(f"{step.name}end", own=1, data=tuple(each.name for each in inner))
+    return replace(step, inner=(*inner, last), policy=rng.choice((None, 7, "skip")))
+
+
+def _draw_map(rng: Random, step: Step) -> Step:
+    step = _troubled(rng, step, (None, "skip", "skip", 3))
+    troubles = (0, 0, 0, 0, step.fails, 0 if step.policy is None else 9)
+    items = [(rng.randrange(50), rng.choice(troubles)) for _ in range(rng.randint(0, 6))]
+    step = replace(step, items=tuple(items), lanes=rng.choice((None, None, 1, 2)))
+    if step.policy is not None:
+        return step
+    lost = rng.choice(("fail", "skip", "collect"))
+    return replace(step, lost=lost, items=(*step.items, (5, 9)) if lost != "fail" else step.items)
+
+
+def _draw_append(rng: Random, step: Step, appended: int) -> Step:
+    kinds = {kind: weight for kind, weight in APPENDED.items() if kind != "append" or appended < 2}
+    inner: list[Step] = []
+    for place in range(rng.randint(1, 4)):
+        _draw_step(rng, f"x{place}", inner, kinds, appended=appended + 1)
+    return replace(_troubled(rng, step, (None, "skip", 3)), inner=tuple(inner))
+
+
+def _draw_loop(rng: Random, step: Step) -> Step:
+    step = _troubled(rng, step, (None, "skip", 3))
+    troubles = (0, 0, 0, 0, 0, step.fails)
+    turns = tuple(rng.choice(troubles) for _ in range(rng.randint(1, 5)))
+    until = rng.choice((("index", rng.randint(1, len(turns))), ("result", rng.choice((3, 7, 11)))))
+    return replace(step, turns=turns, until=until, on_limit=rng.choice(("fail", "stop")))
 
 
 def _troubled(rng: Random, step: Step, policies: tuple[Any, ...]) -> Step:
@@ -147,16 +192,20 @@ def _troubled(rng: Random, step: Step, policies: tuple[Any, ...]) -> Step:
 def workflow(program: Program) -> Workflow:
     """The program as Trellis runs it."""
     wf = Workflow(program.name, params={"n": int, "ledger": str}, register=False)
+    return _filled(wf, program.steps, wf.params.ledger)
+
+
+def _filled(wf: Workflow, all_steps: tuple[Step, ...], ledger: Any) -> Workflow:
     made: dict[str, Any] = {}  # the steps themselves
     given: dict[str, Any] = {}  # what others get of them
-    for step in program.steps:
-        made[step.name] = given[step.name] = _add(wf, step, made, given)
+    for step in all_steps:
+        made[step.name] = given[step.name] = _add(wf, step, made, given, ledger)
         if step.kind == "child":
             given[step.name] = made[step.name][f"{step.name}end"]
     return wf
 
 
-def _add(wf: Workflow, step: Step, made: dict[str, Any], given: dict[str, Any]) -> Any:
+def _add(wf: Workflow, step: Step, made: dict[str, Any], given: dict[str, Any], ledger: Any) -> Any:
     data, after = [given[name] for name in step.data], [made[name] for name in step.after]
     if step.kind == "signal":
         return wf.wait_for(step.name, step.name, after=after)
@@ -169,123 +218,48 @@ def _add(wf: Workflow, step: Step, made: dict[str, Any], given: dict[str, Any]) 
     options: dict[str, Any] = {"after": after, "on_failure": policy}
     if step.kind == "child":
         inner = workflow(Program(f"{wf.name}-{step.name}", step.inner))
-        return wf.child(step.name, inner, params={"n": 0, "ledger": wf.params.ledger}, **options)
-    options |= {"retry": Retry(step.attempts, base=0.01, jitter=0), "parts": data, "ledger": wf.params.ledger}
+        return wf.child(step.name, inner, params={"n": 0, "ledger": ledger}, **options)
+    options |= {"retry": Retry(step.attempts, base=0.01, jitter=0), "parts": data, "ledger": ledger}
     if step.kind == "map":
-        over = made[step.over] if step.over else [{"own": own, "fails": fails} for own, fails in step.items]
-        options |= {"own": wf.item["own"], "fails": wf.item["fails"], "concurrency": step.lanes}
-        if step.lost != "fail":
-            options["on_item_failure"] = step.lost
-        return wf.map(step.name, steps.play, over=over, **options)
+        return _add_map(wf, step, made, options)
+    options["own"] = step.own
+    if step.kind == "loop":
+        return _add_loop(wf, step, options)
+    if step.kind == "append":
+        return wf.step(step.name, growing.plays_and_grows, fails=step.fails, more=appended(step), **options)
     if step.when is not None:
         name, bound = step.when
         options["when"] = f"steps.{name} % {bound} == 0" if name else f"params.n > {bound}"
     if step.join:
         options["join"] = "any"
-    return wf.step(step.name, steps.play, own=step.own, fails=step.fails, **options)
+    return wf.step(step.name, steps.play, fails=step.fails, **options)
 
 
-# --- what has to become of it
-
-
-class End(NamedTuple):
-    """How a step ends where nothing ends the run before.
-
-    succeeded, failed (with its default as value), lost (failed, and skips what is behind it), skipped, fatal (fails the
-    run), open (waits for ever), never (behind one of those).
-    """
-
-    state: str
-    value: Any = None
-    effects: int = 0
-
-
-def expected(program: Program) -> dict[str, End]:
-    """How each step of a run ends: of a map also its items; of a child also its steps."""
-    ends: dict[str, End] = {}
-    for step in program.steps:
-        ends.update(_ends(step, program, ends))
-    return ends
-
-
-def _ends(step: Step, program: Program, ends: dict[str, End]) -> dict[str, End]:
-    front = {ends[name].state for name in step.parents}
-    if front & {"fatal", "open", "never"}:
-        return {step.name: End("never")}
-    if front & {"skipped", "lost"} and (not step.join or front <= {"skipped", "lost"}):
-        return {step.name: End("skipped")}
-    got = sum(_number(ends[name].value) for name in step.data)
-    if step.kind == "signal":
-        return {step.name: End("succeeded", step.own) if step.told else End("open")}
-    if step.kind == "nap":
-        return {step.name: End("succeeded")}
-    if step.kind == "list":
-        return {step.name: End("succeeded", [{"own": place, "fails": 0} for place in range(got % 5)])}
-    if step.kind == "map":
-        items = step.items
-        if step.over is not None:
-            items = tuple((each["own"], each["fails"]) for each in ends[step.over].value)
-        return _map_ends(step, items, got)
-    if step.kind == "child":
-        return _child_ends(step)
-    if step.when is not None:
-        name, bound = step.when
-        if not (ends[name].value % bound == 0 if name else program.n > bound):
-            return {step.name: End("skipped")}
-    return {step.name: _body(step, step.own, step.fails, got)}
-
-
-def _body(step: Step, own: int, fails: int, got: int) -> End:
-    if fails < step.attempts:
-        return End("succeeded", (own + got) % MODULUS, fails + 1)
-    return _failed(step)._replace(effects=step.attempts)
-
-
-def _failed(step: Step) -> End:
-    if step.policy is None:
-        return End("fatal")
-    return End("lost") if step.policy == "skip" else End("failed", step.policy)
-
-
-def _map_ends(step: Step, items: tuple[tuple[int, int], ...], got: int) -> dict[str, End]:
-    each = {f"{step.name}[{place}]": _body(step, own, fails, got) for place, (own, fails) in enumerate(items)}
+def _add_map(wf: Workflow, step: Step, made: dict[str, Any], options: dict[str, Any]) -> Any:
+    over = made[step.over] if step.over else [{"own": own, "fails": fails} for own, fails in step.items]
+    options |= {"own": wf.item["own"], "fails": wf.item["fails"], "concurrency": step.lanes}
     if step.lost != "fail":
-        return {**_kept(step, each), **{name: _spared(end) for name, end in each.items()}}
-    states = {end.state for end in each.values()}
-    whole = End("succeeded", [end.value for end in each.values()])
-    if "fatal" in states:
-        whole = End("never")
-    elif "lost" in states:
-        whole = End("skipped")
-    return {**each, step.name: whole}
+        options["on_item_failure"] = step.lost
+    return wf.map(step.name, steps.play, over=over, **options)
 
 
-def _kept(step: Step, each: dict[str, End]) -> dict[str, End]:
-    """The list of a map whose items may fail: without them, or with their errors."""
-    error = {"error": {"type": "ValueError", "message": f"attempt {step.attempts}"}}
-    values = [error if end.state == "fatal" else end.value for end in each.values()]
-    if step.lost == "skip":
-        values = [end.value for end in each.values() if end.state != "fatal"]
-    return {step.name: End("succeeded", values)}
+def _add_loop(wf: Workflow, step: Step, options: dict[str, Any]) -> Any:
+    what, bound = step.until
+    until = f"index + 1 >= {bound}" if what == "index" else f"result % {bound} == 0"
+    options |= {"previous": wf.previous, "index": wf.index, "fails": list(step.turns)}
+    return wf.loop(
+        step.name,
+        turning.plays_a_turn,
+        until=until,
+        limit=len(step.turns),
+        start=step.own,
+        on_limit=step.on_limit,
+        **options,
+    )
 
 
-def _spared(end: End) -> End:
-    """An item that may fail."""
-    return End("failed", None, end.effects) if end.state == "fatal" else end
-
-
-def _child_ends(step: Step) -> dict[str, End]:
-    ends = expected(Program(step.name, step.inner))
-    if any(end.state == "fatal" for end in ends.values()):
-        return {
-            **{name: End("never", None, end.effects) for name, end in ends.items()},
-            step.name: _failed(step),
-        }
-    return {**ends, step.name: End("succeeded", ends[f"{step.name}end"].value)}
-
-
-def _number(value: Any) -> int:
-    """What a result counts in a sum; `steps.play` has the same."""
-    if isinstance(value, list):
-        return sum(map(_number, value))
-    return value if isinstance(value, int) else 1
+def appended(step: Step) -> dict[str, Any]:
+    """What a step appends, as data; its body fills in the ledger (`growing.plays_and_grows`)."""
+    fragment = _filled(Workflow("appended", register=False), step.inner, "")
+    data: dict[str, Any] = json.loads(fragment.spec.canonical())["steps"]
+    return data

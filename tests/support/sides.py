@@ -6,6 +6,7 @@ import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,7 @@ from sqlalchemy import select
 from stack import Stack, eventually
 
 from trellis.workflows import Client, Run
-from trellis.workflows.tables import StepRow
+from trellis.workflows.tables import RunRow, StepRow
 from trellis.workflows.testing import Runner
 
 PATIENCE = 60.0
@@ -37,6 +38,14 @@ class Side:
         """What a condition gives once it is true."""
 
     @abstractmethod
+    def half_way(self) -> AbstractContextManager[None]:
+        """What is started in it can be looked at in the midst of it, by `on_the_way`."""
+
+    @abstractmethod
+    def on_the_way(self, look: Callable[[], Any]) -> None:
+        """Look again and again, while the runs go on, until the look says that it has seen enough."""
+
+    @abstractmethod
     def pass_time(self, seconds: float) -> None:
         """Let time pass."""
 
@@ -48,6 +57,18 @@ class Side:
         """What every step has given, by name: in one look, where there are many."""
         statement = select(StepRow.name, StepRow.result).where(StepRow.run_id == UUID(run.id))
         return dict(map(tuple, self.client.database.read(statement)))
+
+    def state(self, run: Run) -> str:
+        """The state of a run: for one look after the other."""
+        [(state,)] = map(
+            tuple, self.client.database.read(select(RunRow.state).where(RunRow.id == UUID(run.id)))
+        )
+        return str(state)
+
+    def children(self, run: Run) -> list[str]:
+        """The runs that it has started as steps."""
+        statement = select(RunRow.id).where(RunRow.parent_run == UUID(run.id))
+        return [str(child) for (child,) in map(tuple, self.client.database.read(statement))]
 
     @abstractmethod
     def crashing(self, name: str) -> tuple[Run, Path]:
@@ -76,6 +97,12 @@ class Real(Side):
     def eventually(self, condition: Callable[[], Any]) -> Any:
         return eventually(condition, PATIENCE)
 
+    def half_way(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def on_the_way(self, look: Callable[[], Any]) -> None:
+        self.eventually(look)
+
     def pass_time(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         eventually(lambda: time.monotonic() >= end, PATIENCE)
@@ -101,6 +128,19 @@ class InProcess(Side):
                 return found
             self.runner.advance(seconds=0.1)
         raise AssertionError(f"never: {condition}")
+
+    def half_way(self) -> AbstractContextManager[None]:
+        return self.runner.without_workers()
+
+    def on_the_way(self, look: Callable[[], Any]) -> None:
+        self.eventually(lambda: self._works_until(look))
+
+    def _works_until(self, look: Callable[[], Any]) -> bool:
+        """Run one step after the other; False where none is left that could run now."""
+        while not look():
+            if not self.runner.work(1):
+                return False
+        return True
 
     def pass_time(self, seconds: float) -> None:
         self.runner.advance(seconds=seconds)

@@ -276,12 +276,8 @@ def parses(text: str) -> Any:
     return json.loads(text)
 
 
-@action(name="play")
-def play(ledger: str, ctx: Context, own: int, parts: list[Any], fails: int = 0) -> int:
-    """A sum of numbers, lists of them, and 1 for all else; its first attempts fail."""
-    record(ledger, ctx)
-    if ctx.attempt <= fails:
-        raise ValueError(f"attempt {ctx.attempt}")
+def summed(own: int, parts: list[Any]) -> int:
+    """A sum of numbers, lists of them, and 1 for all else."""
 
     def number(value: Any) -> int:
         if isinstance(value, list):
@@ -289,6 +285,15 @@ def play(ledger: str, ctx: Context, own: int, parts: list[Any], fails: int = 0) 
         return value if isinstance(value, int) else 1
 
     return (own + number(parts)) % 1009
+
+
+@action(name="play")
+def play(ledger: str, ctx: Context, own: int, parts: list[Any], fails: int = 0) -> int:
+    """A sum; its first attempts fail."""
+    record(ledger, ctx)
+    if ctx.attempt <= fails:
+        raise ValueError(f"attempt {ctx.attempt}")
+    return summed(own, parts)
 
 
 @action(name="listed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steps import record
+from steps import record, summed
 
 from trellis.workflows import Context, Retry, action
 
@@ -48,3 +48,14 @@ def turns_and_grows(n: int | None, ctx: Context) -> int:
     more.step("act", "returns", value=now)
     ctx.append(more)
     return now
+
+
+@action(name="plays_a_turn")
+def plays_a_turn(
+    ledger: str, ctx: Context, previous: int, index: int, own: int, parts: list[Any], fails: list[int]
+) -> int:
+    """What the turn before gave, and a sum; the first attempts of each turn fail as often as is said of it."""
+    record(ledger, ctx)
+    if ctx.attempt <= fails[index]:
+        raise ValueError(f"attempt {ctx.attempt}")
+    return summed(previous + own, parts)
