@@ -158,8 +158,7 @@ class Database:
         try:
             yield borrowed
         except IdleInTransactionSessionTimeout as error:
-            # psycopg calls it an InternalError; it is a lost connection.
-            raise psycopg.OperationalError(str(error)) from error
+            raise lost(error) from error
         finally:
             broken = borrowed.broken
             pool.putconn(borrowed)
@@ -223,6 +222,11 @@ class Database:
             pool, self._pool = self._pool, None
         if pool is not None and self._pid == os.getpid():
             pool.close()
+
+
+def lost(error: IdleInTransactionSessionTimeout) -> psycopg.OperationalError:
+    """What it is: a lost connection. psycopg calls it an InternalError."""
+    return psycopg.OperationalError(str(error))
 
 
 def rows_of(cursor: psycopg.Cursor[TupleRow] | psycopg.RawCursor[TupleRow]) -> list[TupleRow]:

@@ -12,8 +12,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeVar
 
 import psycopg
+from psycopg.errors import IdleInTransactionSessionTimeout
 
-from ..tasks.database import Connection, Database, idle_ms
+from ..tasks.database import Connection, Database, idle_ms, lost
 from ..tasks.errors import CommunicationError
 from ..tasks.queries import load
 
@@ -86,6 +87,8 @@ class Joint:
             if answer is not None:
                 self._transaction.__exit__(None, None, None)
                 self._transaction = None
+        except IdleInTransactionSessionTimeout as error:  # the process was stopped after the body
+            raise lost(error) from error
         finally:
             self.abandon()
         return answer
