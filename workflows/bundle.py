@@ -23,6 +23,7 @@ from . import draining, effects, ending, growth, misfit, wire
 from .appending import Appending
 from .context import Context
 from .execution import blocked, execute, failed, skipped, timeout_of, unkept, wanted
+from .growing import not_ours
 from .here import Here
 from .joint import Joint
 from .journal import Ahead
@@ -65,6 +66,8 @@ class Bundle:
         self._recording: list[Outcome] = []
         # Steps whose body a shutdown has ended; in the midst of an effect?
         self._cut: list[tuple[Claimed, bool]] = []
+        self._refused = False  # something of this bundle was no longer ours: its run may be over
+        self._dying = False  # this process is about to be killed
         self._known = Upstream(parts.journal, run)
         self._limited: dict[int, dict[str, Json]] = {}  # the options of steps with limits
         self.current: Held | None = None
@@ -83,11 +86,16 @@ class Bundle:
                 alone = effects.policy(step.options) is not None
                 if alone:
                     self._flush(ahead=False)
-                outcome = self._one(step, info)
+                try:
+                    outcome = self._one(step, info)
+                except StateError:  # mostly its run was ended meanwhile
+                    log.warning("step.lost", step=step.name)
+                    self._refused, outcome = True, None
                 if outcome is not None:
                     self._keep(step, outcome)
                 if alone or not self._todo or self._full() or (outcome is not None and outcome.fatal):
                     self._flush(ahead=True)
+            self._let_go()
         except (*_JOURNAL_GONE, SystemExit, KeyboardInterrupt) as error:
             # The journal is gone, or a shutdown: what was not begun need not wait for its lease to run out. Any
             # other error waits and counts as a crash, else a step that breaks the engine would come back for ever.
@@ -95,6 +103,7 @@ class Bundle:
                 if isinstance(error, SystemExit):
                     self._after_cut()
                 self.relieve()
+                self._let_go()
             raise
         finally:
             keeper.unwatch(self)
@@ -109,6 +118,11 @@ class Bundle:
         ):  # once more, where it was being recorded: who heard of it the first time is fenced off
             self._done = [*self._recording, *self._done]
         self._hand_back([step for step, once in self._cut if not (once and self._doubt(step))])
+
+    def _let_go(self) -> None:
+        """No body of this bundle is at work any more: the end of the run may have waited for that."""
+        if self._refused:
+            ending.let_go(self._parts.journal, self._parts.dispatcher, self._run, self._leased)
 
     # --- claiming
 
@@ -188,6 +202,7 @@ class Bundle:
         if not steps:
             return
         free = set(self._parts.journal.release(self._run, steps))
+        self._refused |= len(free) < len(steps)
         ready = [growth.as_ready(step) for step in steps if step.idx in free]
         self._parts.dispatcher.publish(self._run, self._workflow, ready)
 
@@ -198,6 +213,7 @@ class Bundle:
         """
         if held.once:
             return
+        self._dying = True  # if that ends the run, the tick does what follows: the body is no more by then
         self._record([failed(held.step, reason, held.began)], None)
 
     # --- the parts of the loop
@@ -236,7 +252,7 @@ class Bundle:
             self._done.append(outcome)
 
     def _one(self, step: Claimed, info: ActionInfo | None) -> Outcome | None:
-        """The outcome of one step; None where the step is no longer ours, or was recorded on the way."""
+        """The outcome of one step; None where it was recorded on the way. Raises StateError where it is not ours."""
         if step.options is not None and ("gates" in step.options or "rate" in step.options):
             self._limited[step.idx] = step.options
         if blocked(step):
@@ -248,17 +264,14 @@ class Bundle:
                 return skipped(step)
             inputs = self._known.inputs(step, results)
             if not self._ours(step):
-                log.warning("step.lost", step=step.name)
-                return None
+                raise not_ours(self._run, step)
             native = NATIVES.get(step.action)
             if native is not None:
                 return self._native(native, step, inputs)
             if info is None:
                 return misfit.put_back(self._parts.journal, self._run, step, misfit.UNKNOWN)
-        except _JOURNAL_GONE:
+        except (*_JOURNAL_GONE, StateError):
             raise  # not the step's fault: its lease runs out, and it runs again
-        except StateError:
-            return None  # the run was ended meanwhile
         except Exception as error:
             return failed(step, error, began)
         if not effects.noted(step) and is_early(self._parts.journal, self._parts.admission, self._run, step):
@@ -301,8 +314,7 @@ class Bundle:
             return None
         self._parts.durations.measured(step.action, outcome.ran)
         if held.lost_at is not None:
-            log.warning("step.lost", ran=outcome.ran)
-            return None
+            raise not_ours(self._run, step)
         why = misfit.of_outcome(outcome, info, inputs)
         if why is not None:
             return misfit.put_back(self._parts.journal, self._run, step, why)
@@ -323,8 +335,6 @@ class Bundle:
         try:
             if self._record([outcome], None, first=door.insert):
                 door.announce()
-        except StateError:
-            pass  # the run was ended meanwhile
         except RunTooLarge as error:
             return failed(step, error, outcome.ended - outcome.ran)
         return None
@@ -342,7 +352,7 @@ class Bundle:
         return held.handed_back
 
     def _doubt(self, step: Claimed) -> bool:
-        parts = self._parts
+        parts, self._refused = self._parts, True  # if it is not ours any more, nobody says so
         return effects.stopped(parts.journal, self._run, step, parts.worker, parts.settings.max_crashes)
 
     def _commit(self, joint: Joint, held: Held, outcome: Outcome) -> Outcome | None:
@@ -358,13 +368,10 @@ class Bundle:
 
         try:
             completed = joint.commit(record)
-        except StateError:
-            return None  # the run was ended meanwhile
         except (psycopg.DataError, psycopg.IntegrityError, RunTooLarge) as error:
             return failed(step, error, outcome.ended - outcome.ran)
         if completed is None:
-            log.warning("outcomes.late", steps=[step.idx])
-            return None
+            raise not_ours(self._run, step)
         if outcome.result is not None:
             self._known.keep(step.idx, outcome.result)
         self._recorded([outcome], completed, asked, wish)
@@ -446,6 +453,7 @@ class Bundle:
         late = [outcome.idx for outcome in outcomes if outcome.idx not in completed.won]
         if late:
             log.warning("outcomes.late", steps=late)
+        self._refused |= bool(late or (completed.closed and self._todo))
         with self._lock:
             for idx in late:  # somebody else's result counts
                 self._known.forget(idx)
@@ -467,7 +475,7 @@ class Bundle:
         if completed.free:
             self._parts.dispatcher.publish(self._run, self._workflow, completed.free)
         if completed.closed:
-            ending.announce(self._parts.journal, self._parts.dispatcher, self._run)
+            ending.announce(self._parts.journal, None if self._dying else self._parts.dispatcher, self._run)
 
     def _leave(self, over: list[int], completed: Completed) -> None:
         """Give up the places of steps that are over, and ask for whoever waits for a place."""

@@ -244,7 +244,7 @@ class Client(Verbs, Answers, Diagnosis, Doubts):
         """End a run now; False where it was over already.
 
         Waiting and ready steps never start. Running bodies see `ctx.cancelled` at their next heartbeat and are
-        stopped after that; what they still report changes nothing.
+        stopped after that; what they still report changes nothing. `on_cancel` steps begin when all of them have ended.
         """
         run_id = self.get(run).id
         ended = self._journal.end(run_id, RunState.CANCELLED)

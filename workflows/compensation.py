@@ -2,17 +2,18 @@
 
 The law: it is a run of its own, linked to the one it undoes, and so as durable as any: its steps are a chain, are
 retried, and end as dead letters where nothing helps. It was planned when the run was accepted, and needs neither
-the definition nor the code of that time. A run has at most one.
+the definition nor the code of that time. A run has at most one, and it begins after the last body of that run, and of
+the runs below it, has ended: what a body does after it was undone would stay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from ..tasks.database import Connection
-from . import launch
+from . import launch, lingering
 from .control import ask
 from .journal import Journal
 from .plan import PlannedStep
@@ -20,6 +21,7 @@ from .records import Ended, Json, Ready
 from .states import RunState, StepState
 
 KIND = "compensation"  # of the link to the run that is undone
+WAITS: Literal["waits"] = "waits"  # stands in a run's hooks while its compensation has to wait
 _SUFFIX = {RunState.FAILED: "on_failure", RunState.CANCELLED: "on_cancel"}
 
 Row = Mapping[str, Any]
@@ -28,7 +30,7 @@ Finished = Mapping[int, tuple[StepState, datetime | None]]
 
 def insert(
     journal: Journal, connection: Connection, ended: Ended, rows: Mapping[str, list[Row]], *, sent: bool
-) -> tuple[str, str, list[Ready]] | None:
+) -> tuple[str, str, list[Ready]] | Literal["waits"] | None:
     """Insert the run that undoes another one: id, workflow, ready steps. None where there is nothing to undo."""
     planned = rows.get(ended.state.value)
     if not planned or ask(connection, "undone_by", run=ended.run):
@@ -38,6 +40,8 @@ def insert(
     chosen = in_order(planned, {idx: (StepState(state), at) for idx, state, at, _ in found})
     if not chosen:
         return None
+    if lingering.last(connection, ended.run) is not None:
+        return WAITS
     needed = sorted({ref for row in chosen for ref in row["refs"]})
     steps = chain(chosen, {ref: place for place, ref in enumerate(needed)})
     run, workflow = launch.new_id(), f"{ended.workflow}.{_SUFFIX[ended.state]}"
@@ -56,6 +60,12 @@ def insert(
     ask(connection, "stand_ins", run=run, origin=ended.run, idx=needed, place=places, dependents=dependents)
     journal.add(connection, run, steps, sent=sent)
     return run, workflow, [steps[0].ready]
+
+
+def waits(connection: Connection, run: str) -> bool:
+    """Whether the compensation of a run that is over waits for bodies that may still be at work."""
+    rows = ask(connection, "read_origin", run=run)
+    return bool(rows) and WAITS in (rows[0][3] or {})
 
 
 def in_order(planned: Sequence[Row], finished: Finished) -> list[Row]:

@@ -34,6 +34,10 @@ def record(
 ) -> None:
     """Complete steps that the tick took over, and announce what follows."""
     completed = engine.journal.complete(run, outcomes, worker=engine.worker)
+    if len(completed.won) < len(
+        outcomes
+    ):  # the run was ended meanwhile, and nothing of these steps is at work
+        ending.let_go(engine.journal, engine.dispatcher, run, {outcome.lease for outcome in outcomes})
     engine.dispatcher.publish(run, workflow, completed.free)
     if completed.closed:
         ending.announce(engine.journal, engine.dispatcher, run)

@@ -17,6 +17,7 @@ from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
 from . import wire
 from .execution import failed
+from .growing import not_ours
 from .journal import Journal, ask, ready_of
 from .records import Claimed, Expired, Json, Outcome, Parked, Ready
 from .registry import ActionInfo
@@ -121,7 +122,7 @@ def run(
 ) -> Outcome | None:
     """A step whose effect may happen once only: what is known of it first, then the announcement, then the body.
 
-    None: it is no longer ours, or was put aside.
+    None: it was put aside, or recorded on the way. Raises StateError where it is no longer ours.
     """
     outcome = resolved(step, info)
     if outcome is not None:
@@ -135,8 +136,7 @@ def run(
         if found is None or outcome is not None:
             return outcome
     if not journal.intend(run_id, step):
-        log.warning("step.lost", step=step.name)
-        return None
+        raise not_ours(run_id, step)
     return body(step, info, inputs, True)
 
 

@@ -6,7 +6,10 @@ end of a run woke, and does what follows it. It is done at once because somebody
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..tasks.logs import get_logger
+from . import lingering
 from .dispatch import Dispatcher
 from .following import follow
 from .journal import Journal
@@ -23,7 +26,17 @@ def announce(journal: Journal, dispatcher: Dispatcher | None, run: str) -> None:
         for (waiting, workflow), ready in journal.take_woken(*parent).items():
             dispatcher.publish(waiting, workflow, ready)
     if follows:
-        try:
-            follow(journal, dispatcher, run)
-        except Exception:
-            log.exception("follow.failed", run=run)  # the next tick tries again
+        _follow(journal, dispatcher, run)
+
+
+def let_go(journal: Journal, dispatcher: Dispatcher, run: str, leases: Iterable[str]) -> None:
+    """No body is at work any more under these leases: if their run is over, what waited for that may begin."""
+    for waiting in lingering.let_go(journal.database, run, leases):
+        _follow(journal, dispatcher, waiting)
+
+
+def _follow(journal: Journal, dispatcher: Dispatcher, run: str) -> None:
+    try:
+        follow(journal, dispatcher, run)
+    except Exception:
+        log.exception("follow.failed", run=run)  # the next tick tries again

@@ -114,8 +114,8 @@ def _begin(here: Here, step: Claimed, asked: Mapping[str, Any], queue: str) -> N
         "pause": here.settings.redelivery_seconds,
     }
     pause = min(note["pause"], timeout_of(step, here.settings))
-    if here.journal.park(here.run, _parked(step, note, pause)):
-        _send(here, step, asked, note)
+    here.journal.park(here.run, _parked(step, note, pause))
+    _send(here, step, asked, note)
 
 
 def _parked(step: Claimed, note: Mapping[str, Json], seconds: float) -> Parked:

@@ -13,7 +13,7 @@ from ..tasks.database import Connection
 from ..tasks.errors import RunTooLarge, StateError
 from ..tasks.settings import Settings
 from . import wire
-from .records import Claimed, Json, StepResult
+from .records import Claimed, Json, Parked, StepResult
 
 
 class Growing:
@@ -67,7 +67,7 @@ class Growing:
         """
         rows = self._within(connection, "hold", run=run, idx=step.idx, lease=step.lease, count=count)
         if not rows:
-            raise StateError(f"step {step.name!r} of run {run} was ended or given to another worker")
+            raise not_ours(run, step)
         return list(rows[0][0])
 
     def widen(self, connection: Connection, run: str, idx: int, count: int, inputs: dict[str, Json]) -> int:
@@ -106,3 +106,9 @@ class Growing:
     def failed(self, run: str, idx: int) -> bool:
         """Whether a step failed."""
         return bool(self._rows("failed", run=run, idx=idx))
+
+
+def not_ours(run: str, step: Claimed | Parked) -> StateError:
+    """What to raise where a step is no longer ours: it was given to another worker, or its run was ended."""
+    which = repr(step.name) if isinstance(step, Claimed) else step.idx
+    return StateError(f"step {which} of run {run} was ended or given to another worker")

@@ -20,7 +20,7 @@ from ..tasks.database import Connection, Database, rows_of
 from ..tasks.queries import load, numbered
 from ..tasks.settings import Settings
 from . import wire
-from .growing import Growing
+from .growing import Growing, not_ours
 from .plan import PlannedStep
 from .ranks import CROWD, SHORT_SECONDS
 from .records import Claimed, Completed, Ending, Expired, Json, Outcome, Parked, Ready, Run, Signal, Told
@@ -118,7 +118,8 @@ class Journal(Growing):
         """
         fatal = [outcome for outcome in outcomes if outcome.fatal]
         lease = str(uuid4())
-        statement, arguments = self._completion(run, outcomes, lease, ahead, worker)
+        # Nobody goes on in a run that ends: what was moved for that would be cancelled under a lease that nobody knows.
+        statement, arguments = self._completion(run, outcomes, lease, None if fatal else ahead, worker)
         if not fatal and first is None:
             return _completed(self._rows(statement, **arguments), lease)
 
@@ -233,16 +234,17 @@ class Journal(Growing):
 
     # --- waiting
 
-    def park(self, run: str, step: Parked) -> bool:
-        """Put a running step aside; False where it is no longer ours."""
+    def park(self, run: str, step: Parked) -> None:
+        """Put a running step aside. Raises StateError where it is no longer ours."""
         with_json = {**step._asdict(), "wait": wire.dumps(step.wait)}
-        return bool(self._rows("park", run=run, **with_json))
+        if not self._rows("park", run=run, **with_json):
+            raise not_ours(run, step)
 
     def decide(self, run: str, decision: Callable[[Connection], Outcome | Parked]) -> Outcome | None:
         """Ask, while nobody else tells the run anything, whether a step goes on or is parked; None where it is parked.
 
-        `signal` takes the same turn, so what it brings is either seen by the decision or finds the step parked. What a
-        decision wrote counts only if the step is still ours: one that was given away leaves nothing.
+        `signal` takes the same turn, so what it brings is either seen by the decision or finds the step parked. Raises
+        StateError where the step is no longer ours; then nothing stays of what the decision wrote.
         """
 
         def once() -> Outcome | None:
@@ -254,13 +256,10 @@ class Journal(Growing):
                 if not _ask(
                     connection, "park", run=run, **{**found._asdict(), "wait": wire.dumps(found.wait)}
                 ):
-                    raise _Stale
+                    raise not_ours(run, found)
                 return None
 
-        try:
-            return self.database.again(once)
-        except _Stale:
-            return None
+        return self.database.again(once)
 
     def signal(
         self, run: str, name: str, key: str, payload: Json, waits_for: str, *, sent: bool = True

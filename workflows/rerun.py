@@ -21,6 +21,7 @@ from ..tasks.settings import Settings
 from ..tasks.vault import HIDDEN
 from . import gates, graph, launch, registry, secret, wire
 from .compensation import KIND as COMPENSATION
+from .compensation import WAITS
 from .control import Moved, ask, locked, tell
 from .definition import Workflow
 from .lenient import Lenient
@@ -337,7 +338,7 @@ def _merged(
 
 
 def _hooks(old: dict[str, Json] | None, undo: Mapping[str, Json], *, edited: bool) -> str | None:
-    hooks = dict(old or {})
+    hooks = {name: each for name, each in (old or {}).items() if name != WAITS}
     if edited and undo:
         hooks["compensation"] = undo
     return wire.dumps(hooks) if hooks else None
@@ -378,8 +379,8 @@ def _check_layout(old: Run, planned: Sequence[PlannedStep], found: Sequence[Row]
 
 
 def _undone(connection: Connection, old: Run, hooks: dict[str, Json] | None) -> set[str]:
-    """The steps whose effects a compensation has undone."""
-    if not ask(connection, "undone_by", run=old.id):
+    """The steps whose effects a compensation has undone, or undoes as soon as no body is at work any more."""
+    if WAITS not in (hooks or {}) and not ask(connection, "undone_by", run=old.id):
         return set()
     planned = ((hooks or {}).get("compensation") or {}).get(old.state.value) or []
     idx = [row["of"] for row in planned if row["of"] is not None]

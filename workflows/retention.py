@@ -18,6 +18,7 @@ from ..tasks.database import Connection, Database
 from ..tasks.errors import NotFound, StateError
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
+from . import compensation
 from .control import ask
 from .states import RUN_ENDS, RunState
 
@@ -61,7 +62,7 @@ class Purge:
         return deleted
 
     def one(self, run: str) -> None:
-        """Delete a run. Raises NotFound, StateError where it is open, or another run needs it."""
+        """Delete a run. Raises NotFound, StateError where it is open, or is still to be compensated, or is needed."""
 
         def check() -> None:
             with self._database.transaction() as connection:
@@ -76,6 +77,11 @@ class Purge:
                     other, why = needed[0]
                     raise StateError(
                         f"run {run} is needed by run {other}, which {why}: delete that one first"
+                    )
+                if compensation.waits(connection, run):
+                    raise StateError(
+                        f"run {run} is still to be compensated, when its last body has ended (`trellis why {run}`): "
+                        "delete it after that"
                     )
 
         self._database.again(check)

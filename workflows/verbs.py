@@ -224,7 +224,8 @@ class Verbs:
     def delete(self, run: Run | str) -> None:
         """Delete a run that is over: its steps, results, events, signals, tags, dead letters and artifacts.
 
-        Raises NotFound, StateError where it is open, or another run needs it (a rerun of it, the run it is a child of).
+        Raises NotFound, StateError where it is open, is still to be compensated, or another run needs it (a rerun of
+        it, the run it is a child of).
         """
         self._purge.one(id_of(run))
 

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 
 from ..tasks.database import Database
 from ..tasks.hints import listed
-from . import holders, rollcall, standing, whereabouts, words
+from . import compensation, holders, lingering, rollcall, standing, whereabouts, words
 from .control import ask
 from .dispatch import BROKER_GONE, Dispatcher
 from .queries import Queries, as_uuid
@@ -47,15 +47,30 @@ class Diagnosis:
     def why(self, run: Run | str) -> Sequence[Reason]:
         """Why a run does not move: one reason for all steps of which it is true, ten of a kind at most.
 
-        None where it is over. Raises NotFound.
+        None where it is over; where it is still to be compensated, which body of it may still be at work. Raises NotFound.
         """
         found = self._queries.run(run.id if isinstance(run, Run) else run)
         if found.finished:
-            return []
+            return [] if found.state is RunState.SUCCEEDED else self._afterwards(found.id)
         explanation = _Explanation(
             found, self.database, self._dispatcher, lacking=self._lacking, unheard=self._unheard
         )
         return list(explanation.reasons())
+
+    def _afterwards(self, run: str) -> list[Reason]:
+        with self.database.connection() as connection:
+            if not compensation.waits(connection, run):
+                return []
+            last = lingering.last(connection, run)
+        if last is None:
+            return [Reason("its compensation begins with the next tick")]
+        whose = "" if last.run == run else f" of child run {last.run}"
+        return [
+            Reason(
+                f"its compensation waits for the end of step {last.step!r}{whose} on {last.worker}, "
+                f"until {words.moment(last.until)} at the latest"
+            )
+        ]
 
     def _lacking(self, needs: Collection[rollcall.Need]) -> Mapping[str, Collection[rollcall.Need]]:
         """Why steps may wait for ever, and which of these needs are theirs."""

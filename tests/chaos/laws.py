@@ -31,7 +31,8 @@ CREATE TRIGGER chaos_note AFTER UPDATE ON step FOR EACH ROW WHEN (OLD.state <> N
 """
 _AWAKE = 0.5  # seconds for all processes of a stopped worker to go on, on a busy machine
 _STEPS = """
-SELECT name, state, result, missing, attempt, lease IS NOT NULL, failures FROM step WHERE run_id = %s ORDER BY idx
+SELECT name, state, result, missing, attempt, lease IS NOT NULL AND state <> 'cancelled', failures
+  FROM step WHERE run_id = %s ORDER BY idx
 """
 _MOVES = """
 SELECT idx, name, source, target, extract(epoch FROM at)::float8 FROM chaos_history WHERE run_id = %s ORDER BY id

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import steps
 from sides import Side
+from sqlalchemy import select
 
 from trellis.tasks.errors import NotFound, StateError
 from trellis.workflows import Default, RunState, Workflow
+from trellis.workflows.tables import StepRow
 
 
 def broken(side: Side, wf: Workflow, file: Path) -> Workflow:
@@ -98,6 +101,25 @@ def test_a_saga_undoes_what_was_done_in_reverse(side: Side, wf: Workflow, end: s
     lines = [line.split()[1] for line in Path(side.ledger).read_text().splitlines()]
     done = ["one", "two", "three"] if end == "failed" else ["one", "two"]
     assert lines == [*done, *(f"undo_{name}_{kind}" for name in reversed(done))]
+
+
+def test_a_saga_waits_for_the_lease_of_a_body_that_vanished(side: Side, wf: Workflow) -> None:
+    """Nobody tells of its end, so until then it may still do something; the run itself is over at once."""
+    hotel = wf.step("hotel", steps.effect, ledger=side.ledger)
+    wf.step("body", steps.dies, ledger=side.ledger, times=9, after=[hotel])
+    wf.step("bad", steps.fails, after=[wf.wait_for("hold", "go", after=[hotel])])
+    wf.on_failure("undo", steps.effect, of=hotel, ledger=side.ledger)
+    run = side.client.start(wf)
+    side.eventually(lambda: side.effects()["body"] and side.states(run)["hold"] == "parked")
+    side.client.signal(run, "go")
+    assert side.client.wait(run, timeout=60).state is RunState.FAILED
+    held = select(StepRow.lease_until).where(StepRow.run_id == UUID(run.id), StepRow.name == "body")
+    [(until,)] = side.client.database.read(held)
+    assert until is not None
+    [undoing] = side.eventually(lambda: side.client.linked(run, "compensation"))
+    assert undoing.created_at >= until
+    assert side.client.wait(undoing, timeout=60).state is RunState.SUCCEEDED
+    assert side.effects()["undo"] == 1
 
 
 # --- pauses and reruns

@@ -91,6 +91,17 @@ def wait_for(ledger: str, file: str, ctx: Context) -> str:
     return file
 
 
+@action(name="listens")
+def listens(ledger: str, ctx: Context) -> None:
+    """Leaves line after line until it hears that it is cancelled, and tidies up for a while after that."""
+    record(ledger, ctx, "begun")
+    while not ctx.cancelled:
+        record(ledger, ctx, "at-work")
+        time.sleep(0.02)
+    time.sleep(0.3)
+    record(ledger, ctx, "done")
+
+
 @action(name="inside")
 def inside(ledger: str, ctx: Context) -> None:
     """Leaves a line when it begins, and one when it ends a moment later."""

@@ -58,7 +58,7 @@ UPDATE run r
                       OR EXISTS (SELECT FROM run p WHERE p.id = r.parent_run AND p.state || '' = 'paused')
                     THEN 'paused' ELSE 'running' END,
        missing = %(missing)s, error = NULL, finished_at = NULL, started_at = coalesce(started_at, clock_timestamp()),
-       follow = hooks IS NOT NULL, deadline_at = deadline_at + (clock_timestamp() - created_at)
+       follow = hooks IS NOT NULL, hooks = hooks - 'waits', deadline_at = deadline_at + (clock_timestamp() - created_at)
  WHERE id = %(run)s
 RETURNING state
 
@@ -84,7 +84,40 @@ SELECT id::text, workflow, state, params, error, hooks, correlation_id FROM run
    FOR UPDATE SKIP LOCKED
 
 -- name: followed
-UPDATE run SET follow = false WHERE id = %(run)s
+UPDATE run SET follow = false, hooks = CASE WHEN hooks ? 'waits' THEN hooks - 'waits' ELSE hooks END WHERE id = %(run)s
+
+-- name: postpone
+-- Everything but its compensation has followed, and that has to wait for bodies.
+UPDATE run SET hooks = hooks || '{"waits": true}' WHERE id = %(run)s
+
+-- name: lingers
+-- Of the bodies that were at work when this run, or one below it, ended, and that may still be, the one that may last
+-- longest. Its worker tells of its end; where nobody does, its lease ends that.
+WITH RECURSIVE below AS (
+    SELECT %(run)s::uuid AS id
+    UNION ALL
+    SELECT c.id FROM below b CROSS JOIN LATERAL (SELECT id FROM run WHERE parent_run = b.id OFFSET 0) c
+)
+SELECT b.id::text, s.name, s.worker, s.lease_until
+  FROM below b CROSS JOIN LATERAL (
+       SELECT name, worker, lease_until FROM step
+        WHERE run_id = b.id AND state = 'cancelled' AND lease IS NOT NULL AND lease_until > clock_timestamp()
+       OFFSET 0) s
+ ORDER BY s.lease_until DESC LIMIT 1
+
+-- name: let_go
+-- The bodies that were at work under these leases when their run ended are over. Answers with the runs, from this one
+-- upwards, whose compensation waited for them.
+WITH RECURSIVE over AS (
+    UPDATE step SET lease = NULL, lease_until = NULL
+     WHERE run_id = %(run)s AND state = 'cancelled' AND reverse(lease::text)::uuid = ANY(%(leases)s::uuid[])
+    RETURNING run_id
+), above AS (
+    SELECT id, parent_run, follow, hooks FROM run WHERE id = %(run)s AND EXISTS (SELECT FROM over)
+    UNION ALL
+    SELECT p.id, p.parent_run, p.follow, p.hooks FROM above a JOIN run p ON p.id = a.parent_run
+)
+SELECT id::text FROM above WHERE follow AND hooks ? 'waits'
 
 -- name: outcomes
 WITH o AS MATERIALIZED (
@@ -347,7 +380,8 @@ SELECT r.id
 -- name: expired_runs
 -- Runs that are over for longer than their workflow's are kept, the oldest first: a walk from one workflow to the next,
 -- not a scan of runs (now() and not clock_timestamp(), which no index knows). A rerun uses what its origin has kept
--- (results, artifacts), and a parent what its children have: those stay as long as that run is there. Children stand
+-- (results, artifacts), and a parent what its children have: those stay as long as that run is there, and one that is
+-- still to be compensated stays until that has begun. Children stand
 -- in the index when their parent is gone, since a parent of months may have any number.
 WITH RECURSIVE w AS (
     (SELECT workflow FROM run WHERE finished_at IS NOT NULL AND parent_run IS NULL ORDER BY workflow, finished_at LIMIT 1)
@@ -364,6 +398,7 @@ SELECT r.id, r.steps FROM kept
  CROSS JOIN LATERAL (
        SELECT id, steps FROM run o
         WHERE o.workflow = kept.workflow AND o.parent_run IS NULL AND o.finished_at < now() - kept.runs
+          AND NOT coalesce(o.hooks ? 'waits', false)
           AND NOT EXISTS (SELECT FROM run c WHERE c.origin = o.id AND c.origin_kind = 'rerun' OFFSET 0)
         ORDER BY o.finished_at LIMIT %(limit)s) r
  WHERE kept.runs IS NOT NULL LIMIT %(limit)s

@@ -12,7 +12,8 @@
 -- may equal that run_id: joined with run.id, it would let the planner scan the run once per id). A run is read by its id:
 -- `state || ''` keeps the planner from the indexes that begin with something else. A test looks at
 -- every plan. Leases
--- stand only on running steps, so `lease = …` says `state = 'running'` without inviting the partial index on it.
+-- stand only on running steps, so `lease = …` says `state = 'running'` without inviting the partial index on it (what a
+-- cancelled step keeps is the reverse of one, see `stop_steps`).
 
 -- name: claim
 -- Takes the ready ones of the named steps; a run begins with the first that is taken. Duplicate messages find nothing:
@@ -234,8 +235,12 @@ SELECT id, EXISTS (SELECT FROM run c WHERE c.parent_run = ended.id), gates FROM 
 
 -- name: stop_steps
 -- A worker that still holds one of them finds its lease gone. One update a run, the only statement whose cost is the
--- run's size.
-UPDATE step SET state = 'cancelled', lease = NULL, lease_until = NULL, finished_at = clock_timestamp()
+-- run's size. What ran keeps the id of its lease backwards, which no fence takes for the lease, and the time until which
+-- it would have held: until then, or until the worker says that the body is over (`let_go`), its body may be at work.
+UPDATE step
+   SET state = 'cancelled', finished_at = clock_timestamp(),
+       lease = CASE state WHEN 'running' THEN reverse(lease::text)::uuid END,
+       lease_until = CASE state WHEN 'running' THEN lease_until END
  WHERE run_id = %(run)s AND state IN ('waiting', 'ready', 'running', 'parked')
 
 -- name: bury

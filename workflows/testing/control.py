@@ -12,7 +12,7 @@ from ..control import SQL
 from ..gates import first_line
 from .counterparts import Rows, does
 from .steps import options_of, ready
-from .store import Row, Store, of_json
+from .store import Row, Store, as_json, of_json
 
 ENDED = ("succeeded", "failed", "cancelled")
 
@@ -112,6 +112,7 @@ def reopen_run(store: Store, *, run: str, missing: int) -> Rows:
         finished_at=None,
         started_at=row["started_at"] or now,
         follow=row["hooks"] is not None,
+        hooks=_without_waits(row),
         deadline_at=None if deadline is None else deadline + (now - row["created_at"]),
     )
     return [("paused" if paused else "running",)]
@@ -154,7 +155,50 @@ def take_ended(store: Store, *, run: str) -> Rows:
 def followed(store: Store, *, run: str) -> None:
     """Nothing more follows."""
     for row in store.where("run", id=run):
-        store.update("run", row, follow=False)
+        store.update("run", row, follow=False, hooks=_without_waits(row))
+
+
+@does(SQL["postpone"])
+def postpone(store: Store, *, run: str) -> None:
+    """Its compensation has to wait."""
+    for row in store.where("run", id=run):
+        store.update("run", row, hooks=as_json({**(of_json(row["hooks"]) or {}), "waits": True}))
+
+
+def _without_waits(row: Row) -> str | None:
+    hooks = of_json(row["hooks"])
+    return None if hooks is None else as_json({name: each for name, each in hooks.items() if name != "waits"})
+
+
+@does(SQL["lingers"])
+def lingers(store: Store, *, run: str) -> Rows:
+    """Of the bodies that may be at work although their run, here or below, is over, the one that may last longest."""
+    runs, found = [run], []
+    for each in runs:
+        runs += [child["id"] for child in store.where("run", parent_run=each)]
+        found += [
+            (each, step["name"], step["worker"], step["lease_until"])
+            for step in store.where("step", run_id=each, state="cancelled")
+            if step["lease"] is not None and step["lease_until"] > store.clock.now()
+        ]
+    return sorted(found, key=lambda row: row[3], reverse=True)[:1]
+
+
+@does(SQL["let_go"])
+def let_go(store: Store, *, run: str, leases: Sequence[object]) -> Rows:
+    """The bodies under these leases are over; the runs whose compensation waited for them."""
+    over = {str(lease)[::-1].replace("-", "") for lease in leases}
+    kept = [step for step in store.where("step", run_id=run, state="cancelled") if step["lease"] is not None]
+    ended = [step for step in kept if step["lease"].replace("-", "") in over]
+    for step in ended:
+        store.update("step", step, lease=None, lease_until=None)
+    found: Rows = []
+    row = store.get("run", run) if ended else None
+    while row is not None:
+        if row["follow"] and "waits" in (of_json(row["hooks"]) or {}):
+            found.append((row["id"],))
+        row = None if row["parent_run"] is None else store.get("run", row["parent_run"])
+    return found
 
 
 @does(SQL["outcomes"])

@@ -13,7 +13,7 @@ from ..control import SQL
 from ..retention import FOREVER
 from .control import ENDED
 from .counterparts import Rows, does
-from .store import Row, Store
+from .store import Row, Store, of_json
 
 _BELONGS = ("step", "event", "signal", "permit", "dead_letter", "run_tag")
 
@@ -48,11 +48,13 @@ def retentions(store: Store) -> Rows:
 
 
 def expiry(store: Store, run: Row, default: timedelta | None) -> datetime | None:
-    """When a run that is over may go; None: as long as it, or another one that needs it, is there."""
+    """When a run that is over may go; None: not as long as something needs it, or is to follow its end."""
     said = store.get("retention", run["workflow"])
     keep = default if said is None else said["runs"]
     over: datetime | None = run["finished_at"]
     if over is None or keep is None or keep >= FOREVER or _needed_by(store, run["id"]):
+        return None
+    if "waits" in (of_json(run["hooks"]) or {}):
         return None
     return over + keep
 

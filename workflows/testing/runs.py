@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -109,11 +110,19 @@ def open_children(store: Store, *, run: str) -> Rows:
 
 @does(SQL["stop_steps"])
 def stop_steps(store: Store, *, run: str) -> None:
-    """Ends every open step of a run."""
+    """Ends every open step of a run; what ran keeps a trace of its lease."""
     now = store.clock.now()
     for step in store.where("step", run_id=run):
         if step["state"] in ("waiting", "ready", "running", "parked"):
-            store.update("step", step, state="cancelled", lease=None, lease_until=None, finished_at=now)
+            ran = step["state"] == "running"
+            store.update(
+                "step",
+                step,
+                state="cancelled",
+                lease=str(UUID(step["lease"][::-1])) if ran else None,
+                lease_until=step["lease_until"] if ran else None,
+                finished_at=now,
+            )
 
 
 @does(SQL["tell"])

@@ -146,6 +146,9 @@ class Store:
             )
             for row in found:
                 yield from (row[each] for each in table.moments if row[each] is not None)
+        for row in self.where("step", state="cancelled"):
+            if row["lease"] is not None:  # its body vanished, and something may wait for its end
+                yield row["lease_until"]
 
     def columns(self, table: str) -> Table:
         """What a table looks like."""
