@@ -95,8 +95,9 @@ def test_a_failed_run_is_undone_after_the_siblings_of_the_step_that_failed_it(
 
 def test_a_run_past_its_deadline_is_undone_after_its_body(stack: Stack) -> None:
     workers(stack)
-    run = stack.client.start(listening(stack), deadline=3).id
+    run = stack.client.start(listening(stack), deadline=600).id
     at_work(stack)
+    stack.rows("UPDATE run SET deadline_at = now() WHERE id = %s", run)
     assert stack.client.wait(run, 30).state is RunState.FAILED
     undone(stack, run)
     assert order(stack) == ["hotel", "body", "undo_on_failure"]

@@ -268,6 +268,24 @@ def test_a_body_may_cancel_its_own_run(runner: Runner) -> None:
     assert (heard, runner.get(run).state, runner.steps(run)[0].state) == ([True], "cancelled", "cancelled")
 
 
+def test_a_body_that_cancels_its_own_run_has_ended_before_that_is_undone(runner: Runner) -> None:
+    """As beside other processes: what it still does comes first."""
+    order = []
+
+    def body(ctx: Context) -> None:
+        runner.cancel(ctx.run_id)
+        assert runner.linked(ctx.run_id, "compensation") == []
+        order.append("body")
+
+    runner.replace(steps.noop, body)
+    runner.replace(steps.returns, lambda value: order.append(value))
+    wf = one(steps.noop)
+    wf.on_cancel("undo", steps.returns, value="undo")
+    run = runner.start(wf)
+    assert order == ["body", "undo"]
+    assert [each.state for each in runner.linked(run, "compensation")] == [RunState.SUCCEEDED]
+
+
 def test_progress_is_kept(runner: Runner) -> None:
     """What the last heartbeat said."""
     run = runner.start(one(steps.beats, progress={"rows": 7}))
