@@ -47,7 +47,7 @@ class Diagnosis:
     def why(self, run: Run | str) -> Sequence[Reason]:
         """Why a run does not move: one reason for all steps of which it is true, ten of a kind at most.
 
-        None where it is over; where it is still to be compensated, which body of it may still be at work. Raises NotFound.
+        None where it is over; where it is still to be compensated, which body of it may be at work. Raises NotFound.
         """
         found = self._queries.run(run.id if isinstance(run, Run) else run)
         if found.finished:
