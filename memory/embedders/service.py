@@ -1,7 +1,7 @@
 """The worker's side of the embed queue: the task `trellis.embed`, which drains what callers have asked for.
 
 The law: one drain a process, and one pass of the model at a time, of up to 32 texts of whoever asked; a text waits for
-others for 5 ms at most, and only where the last pass had several callers and nothing else is to do. A call gets its own
+others for 5 ms at most, until there are as many calls as in the last pass, and only where nothing else is to do. A call gets its own
 vectors or its own error. The task is only a call to look; it ends when nothing has come for a moment, or after some
 seconds with a call for the next, so a worker that is told to stop stops.
 """
@@ -33,6 +33,7 @@ from .wire import AWAKE_MS, NUDGE, REPLY_MS, TAKE, TASK, UNKNOWN, Names, Reply, 
 
 MOST = 32  # texts in a pass
 WINDOW = 0.005  # seconds
+LOOK = 0.001  # seconds between two looks for others
 LINGER_SECONDS = 1.0  # without work, before the task ends
 TERM_SECONDS = 5.0  # with work, before it makes room
 
@@ -57,7 +58,7 @@ class Service:
         self._embedder = embedder
         self._accepts = accepts
         self._turn = threading.Lock()
-        self._company = False  # whether the last pass was for several
+        self._company = 0  # calls in the last pass
 
     def drain(
         self, queue: str, *, linger: float = LINGER_SECONDS, term: float = TERM_SECONDS
@@ -90,11 +91,15 @@ class Service:
                 if popped is None:
                     return
                 requests = self._take(names, popped[1].decode())
-                if requests and _size(requests) < MOST and self._company:
-                    time.sleep(WINDOW)  # several were answered a moment ago, and ask again: together, then
+                late = time.monotonic() + WINDOW
+                # As many were answered a moment ago, and ask again: together, then.
+                while requests and len(requests) < self._company and time.monotonic() < late:
+                    if _size(requests) >= MOST:
+                        break
+                    time.sleep(LOOK)
                     requests += self._take(names, most=MOST - _size(requests))
             if requests:
-                self._company = len(requests) > 1
+                self._company = len(requests)
                 yield requests
 
     def _take(self, names: Names, *taken: str, most: int = MOST) -> list[Request]:
