@@ -242,9 +242,8 @@ def export_file(
     """Export to a file, or to stdout."""
     kinds = _KINDS if kind is None else (kind,)
     scope = Scope(tenant, agent)
-    if file is not None:
-        given.form(file, form)
-    elif form == "parquet":
+    chosen: Any = None if file is None else given.form(file, form)
+    if file is None and form == "parquet":
         raise ParameterError({"FILE": "parquet goes to a file: name one"})
     with opened() as (_, database):
         if file is None:
@@ -253,7 +252,6 @@ def export_file(
             )
             exporting.write_lines(records, sys.stdout)
             return
-        chosen: Any = form
         count = exporting.export(
             file, scope, form=chosen, kinds=kinds, vectors=vectors, history=history, database=database
         )

@@ -22,6 +22,7 @@ Seconds = float | timedelta
 Outcome = Literal["added", "same", "replaced", "linked", "recalled"]
 
 LIMIT = 1_000  # hits of one search
+METADATA = 65_536  # bytes of metadata that filters ask for
 _YEARS = 100 * 366 * 86400.0
 
 
@@ -116,7 +117,8 @@ class Filters:
             return dict(_ANYTHING)
         metadata = None
         if self.metadata is not None:
-            metadata = json_of("filters.metadata", mapping_of("filters.metadata", self.metadata), 65_536)
+            asked = mapping_of("filters.metadata", self.metadata)
+            metadata = json_of("filters.metadata", asked, METADATA, "ask for less metadata")
         return {
             "metadata": metadata,
             "sources": names_of("filters.sources", self.sources),

@@ -57,7 +57,7 @@ def export(
     Raises EntryError, ConfigurationError where the file cannot be written, MissingExtra, CommunicationError.
     """
     target = Path(path)
-    given = form or ("parquet" if target.suffix == ".parquet" else "jsonl")
+    given = form or ("parquet" if target.suffix.lower() == ".parquet" else "jsonl")
     if given not in _WRITERS:
         raise EntryError("form", f"is {given!r}: needs one of {', '.join(_WRITERS)}")
     strange = set(kinds) - set(_KINDS)

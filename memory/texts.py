@@ -22,6 +22,8 @@ INDEXED = 100_000  # characters of a text whose words are indexed: a tsvector ta
 CONTEXT = 1_000  # characters of an earlier entry that count as context of the next
 QUERY = 4_000  # characters of a query
 
+_SHORTER = "keep less of it, or where it is to be found, or raise TRELLIS_VALUE_MAX_BYTES"
+
 _MARK = re.compile(r"^\s*(?:[-*•>]+|\d+[.)])\s+")  # what lists put before a line
 _END = " .!"
 _QUOTES = "\"'\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
@@ -74,10 +76,11 @@ def array_of(texts: Iterable[str]) -> str:
     return "{" + ",".join(f'"{text}"' for text in escaped) + "}"
 
 
-def json_of(field: str, value: object, most: int) -> str:
+def json_of(field: str, value: object, most: int, remedy: str = _SHORTER) -> str:
     """The value as JSON, checked to its leaves.
 
-    Raises EntryError, with the path of what JSON or Postgres cannot keep, and ValueTooLarge above `most` bytes.
+    Raises EntryError, with the path of what JSON or Postgres cannot keep, and ValueTooLarge, with the remedy, above
+    `most` bytes.
     """
     try:
         for path, leaf in _leaves(value, field):
@@ -87,7 +90,7 @@ def json_of(field: str, value: object, most: int) -> str:
         raise EntryError(field, "is nested too deeply, or contains itself") from None
     size = len(text.encode())
     if size > most:
-        raise ValueTooLarge(field, size, most)
+        raise ValueTooLarge(field, size, most, remedy)
     return text
 
 

@@ -28,7 +28,7 @@ a program never has to read a message. Whatever a user can meet derives from `Tr
     ├── StackError                  a process of the local stack does not start, or keeps dying
     ├── ResourceError               a limit was passed
     │   ├── RunTooLarge             a run would have more steps than a run may
-    │   └── ValueTooLarge           a value is larger than the journal takes
+    │   └── ValueTooLarge           a value is larger than the journal or a memory takes
     ├── ExecutionError              a step or a run did not succeed
     │   ├── InputError              a step's inputs do not fit its action
     │   ├── OutputError             an action returned what it does not declare, or what JSON cannot hold
@@ -284,16 +284,19 @@ class RunTooLarge(ResourceError):
 
 
 class ValueTooLarge(ResourceError):
-    """A value is larger than the journal takes (`size` and `limit` in bytes)."""
+    """A value is larger than the journal or a memory takes (`size` and `limit` in bytes)."""
 
-    def __init__(self, what: str, size: int, limit: int) -> None:
+    def __init__(
+        self,
+        what: str,
+        size: int,
+        limit: int,
+        remedy: str = "write it with `ctx.artifact(...)` and return that reference, or raise TRELLIS_VALUE_MAX_BYTES",
+    ) -> None:
         self.what = what
         self.size = size
         self.limit = limit
-        super().__init__(
-            f"{what} is {size:,} bytes of JSON, the limit is {limit:,}: write it with `ctx.artifact(...)` and "
-            "return that reference, or raise TRELLIS_VALUE_MAX_BYTES"
-        )
+        super().__init__(f"{what} is {size:,} bytes of JSON, the limit is {limit:,}: {remedy}")
 
 
 class ExecutionError(TrellisError):

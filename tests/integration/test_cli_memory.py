@@ -138,6 +138,8 @@ def test_files_go_in_and_out(shell: Shell) -> None:
     assert sorted(each["key"] for each in out) == ["k0", "k1", "k2"]
     assert shell("export", "all.parquet", "--vectors").stdout == "3 memories in all.parquet\n"
     assert shell("import", "all.parquet", "--tenant", "other").stdout == "3 rows: 3 added\n"
+    assert shell("export", "ALL.PARQUET").stdout == "3 memories in ALL.PARQUET\n"
+    assert shell("import", "ALL.PARQUET", "--tenant", "third").stdout == "3 rows: 3 added\n"
 
 
 def test_reindex_starts_one_durable_run(stack: Stack, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,16 @@ def test_what_was_replaced_and_vectors_are_in_only_if_asked_for(
     assert next(each for each in records if each["key"] == "linked")["linked"] == "plain"
 
 
+@pytest.mark.parametrize("name", ["a.PARQUET", "a.Parquet"])
+def test_a_suffix_says_how_a_file_is_written_in_any_case(
+    tmp_path: Path, database: MemoryDatabase, name: str
+) -> None:
+    fill(database)
+    path = tmp_path / name
+    count = export(path, HERE, database=database)
+    assert import_parquet(path, EMBEDDER, THERE, database=database).rows == count > 0
+
+
 def test_nothing_of_another_tenant_is_exported(tmp_path: Path, database: MemoryDatabase) -> None:
     fill(database)
     path = tmp_path / "a.jsonl"

@@ -353,8 +353,16 @@ def test_what_postgres_cannot_keep_is_refused_by_name(facts: VectorMemory) -> No
     for value in (float("nan"), {"x": float("inf")}, {1: 2}, {"x": object()}, b"bytes"):
         with pytest.raises(EntryError):
             facts.store("k", value)
-    with pytest.raises(ValueTooLarge):
-        facts.store("k", "x" * 2_000_000)
+    for too_large, remedy in (
+        (lambda: facts.store("k", "x" * 2_000_000), "keep less of it.*TRELLIS_VALUE_MAX_BYTES$"),
+        (lambda: facts.store("k", "x", metadata={"m": "x" * 2_000_000}), "^metadata is.*keep less of it"),
+        (
+            lambda: facts.search("x", filters=Filters(metadata={"m": "x" * 70_000})),
+            r"^filters\.metadata is .*, the limit is 65,536: ask for less metadata$",
+        ),
+    ):
+        with pytest.raises(ValueTooLarge, match=remedy):
+            too_large()
     for options in (
         {"importance": 2},
         {"ttl": 0},
