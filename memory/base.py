@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Self
 from uuid import UUID
 
 from ..tasks.errors import EntryError, ModelMismatch
-from ..tasks.queries import Numbered, load
+from ..tasks.queries import Numbered
 from ..tasks.settings import Settings
 from . import models, ranking
 from .aio import threaded
@@ -49,9 +50,8 @@ def conditions_in(arguments: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def conditions_of(names: tuple[str, ...]) -> bytes:
-    """Conditions on rows that a statement calls `m`."""
-    blocks = load("trellis.memory.sql", "memory.sql")
-    return b" ".join(blocks[f"part_if_{name}"] for name in names)
+    """Conditions on rows that a statement calls `m`, by the names of their parts in memory.sql."""
+    return b" ".join(b"{part_if_%s}" % name.encode() for name in names)
 
 
 @cache
@@ -60,7 +60,8 @@ def sql(dims: int = 0, conditions: tuple[str, ...] = ()) -> dict[str, Numbered]:
 
     Only those that name the HNSW index have to know the dimensions.
     """
-    return statements("memory.sql", dims=b"%d" % dims, part_filters=conditions_of(conditions))
+    parts = {"dims": b"%d" % dims, "part_filters": conditions_of(conditions)}
+    return statements("memory.sql", "links.sql", **parts) | statements("links.sql", "memory.sql", **parts)
 
 
 class Gone(NamedTuple):
@@ -145,7 +146,10 @@ class Memory:
         return entry
 
     def history(self, key: str) -> list[Entry]:
-        """What this agent has had under a key, the oldest first; `valid_to` says until when. Not what was forgotten."""
+        """What this agent has had under a key, the oldest first; `valid_to` says until when.
+
+        All values, also those that were linked to another key's. Not what was forgotten, and not what has expired.
+        """
         return [
             Entry.of(row)
             for row in self._ask("history", {**self._own(), "key": name_of("key", key, NAME_BYTES)})
@@ -207,16 +211,20 @@ class Memory:
         return [Hit(Entry.of(row), 0.0, {}) for row in rows]
 
     def _nearest(self, reach: dict[str, Any], vector: Half, limit: int, filtered: bool) -> list[Hit]:
-        """The rows nearest to a vector, each text once: `limit` of them wherever there are as many."""
+        """The rows nearest to a vector, `limit` of them wherever there are as many.
+
+        Each text once, by the row of it that is trusted most.
+        """
         depth = limit
         while True:
             rows = self._near(reach, vector, depth, filtered)
-            hits: dict[bytes, Hit] = {}
+            best: dict[bytes, Sequence[Any]] = {}
             for row in rows:
-                similarity = row[20]
-                hits.setdefault(row[19], Hit(Entry.of(row), similarity, {"dense": similarity}))
-            if len(hits) >= limit or len(rows) < depth:
-                return list(hits.values())[:limit]
+                if best.setdefault(row[19], row)[9] < row[9]:  # its trust
+                    best[row[19]] = row
+            if len(best) >= limit or len(rows) < depth:
+                found = sorted(best.values(), key=itemgetter(20), reverse=True)[:limit]
+                return [Hit(Entry.of(row), row[20], {"dense": row[20]}) for row in found]
             depth *= 4
 
     def _near(self, reach: dict[str, Any], vector: Half, depth: int, filtered: bool) -> Rows:
@@ -316,7 +324,7 @@ class Memory:
     def _remove(self, asker: Asker, ids: list[UUID]) -> tuple[int, bool]:
         given = {"ids": ids, "tenant": self.scope.tenant}
         self._hand_back(asker, asker.rows(self._sql["hold"], given))
-        asker(self._sql["promote"], given)
+        asker(self._sql["promote"], {**given, "staying": False})
         followers = [row[0] for row in asker.rows(self._sql["followers"], given)]
         [[count]] = asker.rows(self._sql["delete"], given)
         if followers:

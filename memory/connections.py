@@ -136,9 +136,10 @@ class Asker:
         return rows_of(self(statement, arguments))
 
 
-def statements(file: str, **parts: bytes) -> dict[str, Numbered]:
-    """The statements of a .sql file of this package; `parts` as for `load`."""
-    return {name: numbered(text) for name, text in load("trellis.memory.sql", file, **parts).items()}
+def statements(file: str, *others: str, **parts: bytes) -> dict[str, Numbered]:
+    """The statements of a .sql file of this package; `others` and `parts` as for `load`."""
+    found = load("trellis.memory.sql", file, *others, **parts)
+    return {name: numbered(text) for name, text in found.items()}
 
 
 def _look(connection: Connection) -> None:

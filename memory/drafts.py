@@ -46,6 +46,7 @@ class Draft:
     trust: int
     actor: str | None
     at: datetime
+    said_at: datetime | None  # the same, where it was told
     ttl: float | None
     run: str | None
     step: int | None  # its number in the run
@@ -66,6 +67,7 @@ class Draft:
             "trust": self.trust,
             "actor": self.actor,
             "at": self.at,
+            "said_at": self.said_at,
             "ttl": self.ttl,
             "run": self.run,
             "step": self.step,
@@ -93,6 +95,7 @@ def draft(key: str, value: Json, most: int, ttl: float | None, options: Options)
     json = json_of("value", value, most)
     metadata = json_of("metadata", mapping_of("metadata", options.get("metadata") or {}), most)
     shown = text_of(value) if text is None else storable("text", text)
+    at = moment_of("at", options.get("at"))
     return Draft(
         key=name_of("key", key, NAME_BYTES),
         json=json,
@@ -103,7 +106,8 @@ def draft(key: str, value: Json, most: int, ttl: float | None, options: Options)
         source=source,
         trust=TRUST[source] if trust is None else trust_of("trust", trust),
         actor=None if actor is None else name_of("actor", actor, NAME_BYTES),
-        at=moment_of("at", options.get("at")) or datetime.now(UTC),
+        at=at or datetime.now(UTC),
+        said_at=at,
         ttl=seconds_of("ttl", options["ttl"]) if options.get("ttl") is not None else ttl,
         run=run_id_of("run", options.get("run")),
         step=step,

@@ -31,9 +31,9 @@ class Stored:
     """What became of a value.
 
     `added`; `same` (the key had this value already); `replaced` (the key's old value is history now, or of a task
-    gone); `linked` (another key says the same: this one is answered, but is no second hit of a search); `recalled` (it
-    says nothing but what was recalled, and was not stored: `id` is None). `evicted`: the keys of a task that made room,
-    the least used first.
+    gone); `linked` (another key says the same, and no filter tells them apart: this one is answered, but is no second
+    hit of a search); `recalled` (it says nothing but what was recalled, and was not stored: `id` is None). `evicted`:
+    the keys of a task that made room, the least used first.
     """
 
     key: str

@@ -1,17 +1,19 @@
 """Batches of records on their way into the tables.
 
 The law: a batch is in with all of its rows, or with none, and whatever the caller wants to know of it is written in the
-same transaction. It does what `store` and `append` would have done with its records one by one, but for two things:
-texts that are merely alike are not looked for (each would cost a search, and a million rows are loaded in the time of
-some thousand), and what was recalled is not asked, since a file was written by somebody.
+same transaction. It does what `store` and `append` would have done with its records one by one: what is trusted less
+never stands in the place of what is trusted more, what a linked key said is history, and a link is only where no search
+tells the two apart. But for two things: texts that are merely alike are not looked for (each would cost a search, and a
+million rows are loaded in the time of some thousand), and what was recalled is not asked, since a file was written by
+somebody. An entry of an episode that is there, trusted less, is refused, as one with another value is.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,6 +24,7 @@ from ..tasks.errors import ConfigurationError, ConflictError, EntryError, ModelM
 from ..tasks.queries import Numbered, load
 from .base import EPISODE_LOCK, hand_back, in_context, sql
 from .connections import Asker, MemoryDatabase, statements
+from .covering import covers
 from .embedders.protocol import Embedder
 from .halves import Half
 from .models import Model
@@ -36,7 +39,7 @@ _COPY = load("trellis.memory.sql", "bulk.sql")["copy"]
 _TYPES = (
     "int8", "uuid", "text", "text", "text", "text", "bytea", "halfvec", "text", "float4", "text", "int2", "text",
     "text", "int8", "timestamptz", "timestamptz", "timestamptz", "timestamptz", "uuid", "int4", "text", "text", "int8",
-    "text",
+    "text", "timestamptz",
 )  # fmt: skip
 _LAST = 2**63 - 1
 
@@ -74,7 +77,13 @@ class _Staged:
             self.n, self.id, record.kind, each.key, each.json, each.text, each.hash, self.vector, each.metadata,
             each.importance, each.source, each.trust, each.actor, record.episode, self.seq, each.at, record.valid_from,
             self.valid_to, record.expires_at, run, each.step, *self.before, self.twin, record.linked,
+            self.said_at,
         )  # fmt: skip
+
+    @property
+    def said_at(self) -> datetime | None:
+        """The time by which it has to be found, if it is not linked as the file says."""
+        return None if self.record.linked is not None else self.record.draft.said_at
 
 
 Before = dict[
@@ -85,7 +94,7 @@ Before = dict[
 @cache
 def bulk() -> dict[str, Numbered]:
     """The statements of bulk.sql."""
-    return statements("bulk.sql")
+    return statements("bulk.sql", "links.sql")
 
 
 class Loader:
@@ -140,13 +149,16 @@ class Loader:
                 raise Refused(taken[0][0], EntryError("key", "is that of another entry of an episode"))
             if asker.rows(self._sql["naked"], {}):
                 raise _Moved
-            ended = asker.rows(self._sql["refresh"], self._given)
-            ended += asker.rows(self._sql["unlink"], self._given)
+            told = asker.rows(self._sql["refresh"], self._given)
+            told += asker.rows(self._sql["refresh_links"], self._given)
+            unlinked = asker.rows(self._sql["close_links"], self._given)
             asker(self._sql["link"], self._given)
             closed = asker.rows(self._sql["close"], self._given)
-            if closed:
-                asker(self._memory["promote"], {**self._given, "ids": [row[0] for row in closed]})
-            hand_back(asker, self._scope.tenant, ended + [row[1:] for row in closed])
+            for rows, staying in ((closed, False), (told, True)):
+                if rows:
+                    ids = [row[0] for row in rows]
+                    asker(self._memory["promote"], {**self._given, "ids": ids, "staying": staying})
+            hand_back(asker, self._scope.tenant, unlinked + [row[1:] for row in told + closed])
             asker(self._sql["insert"], self._given)
             asker(self._sql["actors"], self._given)
             outcomes: Counter[str] = Counter(dict(asker.rows(self._sql["outcomes"], {})))
@@ -169,7 +181,7 @@ class Loader:
 
     def _match(self, asker: Asker) -> None:
         """What becomes of each row; a new key of a new text has no outcome, and is inserted."""
-        for name in ("match_keys", "match_past", "match_texts", "match_named", "match_twins", "match_links"):
+        for name in ("match_keys", "match_past", "match_links", "match_texts", "match_named", "match_twins"):
             asker(self._sql[name], self._given)
 
     def _lock(self, asker: Asker, before: Before) -> None:
@@ -232,6 +244,7 @@ class Loader:
             "keys": [each.record.draft.key for each in live],
             "values": [each.record.draft.json for each in live],
             "texts": [each.record.draft.text for each in live],
+            "trusts": [each.record.draft.trust for each in live],
         }
         return links | {row[0] for row in self._database.ask(self._scope.tenant, self._sql["known"], given)}
 
@@ -240,7 +253,7 @@ def _arranged(records: Sequence[tuple[int, Record]]) -> tuple[list[_Staged], int
     """The rows of a batch, and how many are none, since their time is over: pure but for new ids.
 
     Of several values of one key the last one holds, and the others are its history. The same value again is one row.
-    Of several keys with one text the first is the row.
+    Of several keys with one text the first that covers the others is the row.
     """
     now = datetime.now(UTC)
     alive = [(n, each) for n, each in records if each.expires_at is None or each.expires_at > now]
@@ -252,29 +265,47 @@ def _arranged(records: Sequence[tuple[int, Record]]) -> tuple[list[_Staged], int
             key = (record.kind, record.draft.key)
             old = live.get(key)
             if old is not None and _says_the_same(old.record, record):
-                old.record = record
+                old.record = _told_anew(old.record, record)
                 continue
             if old is not None and record.kind == "episode":
                 raise Refused(n, EntryError("key", f"is that of line {old.n:,} as well"))
             if old is not None:
-                old.valid_to = now
+                old.valid_to = now + timedelta(microseconds=len(staged))  # in the order of the file
             live[key] = new
         staged.append(new)
-    first: dict[bytes, _Staged] = {}
-    named = {each.record.draft.key: each for (kind, _), each in live.items() if kind == "fact"}
-    for each in staged:
-        if each.record.kind != "fact" or each.valid_to is not None:
-            continue
-        twin = first.setdefault(each.record.draft.hash, each)
-        if twin is each and each.record.linked is not None:
-            twin = named.get(each.record.linked, each)
-        if twin.n < each.n:
-            each.twin = twin.n
+    _twinned([each for each in staged if each.record.kind == "fact" and each.valid_to is None])
     return staged, len(records) - len(alive)
 
 
 def _says_the_same(old: Record, new: Record) -> bool:
-    return (old.draft.json, old.draft.text) == (new.draft.json, new.draft.text) and old.episode == new.episode
+    """What is trusted less says nothing in the place of what is trusted more."""
+    same = (old.draft.json, old.draft.text, old.episode) == (new.draft.json, new.draft.text, new.episode)
+    return same and old.draft.trust >= new.draft.trust
+
+
+def _told_anew(old: Record, new: Record) -> Record:
+    """The old one, with what the same value again says of it."""
+    told = replace(old.draft, metadata=new.draft.metadata, importance=new.draft.importance)
+    vector = new.vector if old.vector is None else old.vector
+    return replace(old, draft=told, expires_at=new.expires_at, vector=vector)
+
+
+def _twinned(facts: Sequence[_Staged]) -> None:
+    """Tell each fact the earlier one that has its text, or that it names, and covers it; that one is linked to none."""
+    named = {each.record.draft.key: each for each in facts}
+    numbered = {each.n: each for each in facts}
+    rows: dict[bytes, list[_Staged]] = {}
+    for each in facts:
+        candidates = list(rows.setdefault(each.record.draft.hash, []))
+        said = named.get(each.record.linked or "")
+        if said is not None and said.n < each.n:
+            candidates.append(said if said.twin is None else numbered[said.twin])
+        for row in candidates:
+            if covers(row.record.draft, each.record.draft, each.said_at):
+                each.twin = row.n
+                break
+        else:
+            rows[each.record.draft.hash].append(each)
 
 
 def _placed(staged: Sequence[_Staged], before: Before) -> None:

@@ -1,8 +1,8 @@
 """VectorMemory: facts by key, found by meaning.
 
 The law: a key has one value at a time; another value closes it and keeps it as history. A scope says a thing once:
-what comes again under another key, letter for letter or nearly so, is linked to what is there. Text that was recalled
-is not stored again.
+what comes again under another key, letter for letter or nearly so, is linked to what is there, if whatever search would
+find the one finds the other (links.sql). Text that was recalled is not stored again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class _Found(NamedTuple):
     row_same: bool | None
     row_alive: bool | None  # not expired
     link: UUID | None
+    target: UUID | None  # what the link points to
     link_same: bool | None
+    link_alive: bool | None
     twin: UUID | None
     recalled: bool = False
 
@@ -117,9 +119,11 @@ class VectorMemory(Memory):
         told = {**given, **wanted.told}
         if found.row is not None and found.row_alive and found.row_same and found.model == model.id:
             self._hand_back(asker, asker.rows(self._sql["refresh"], {**told, "id": found.row}))
+            self._part(asker, told, found.row)
             return Stored(wanted.key, found.row, "same")
         if found.link is not None and found.link_same:
             self._hand_back(asker, asker.rows(self._sql["refresh_link"], {**told, "id": found.link}))
+            self._part(asker, told, found.target)
             return Stored(wanted.key, found.link, "same")
         if found.recalled:
             return Stored(wanted.key, None, "recalled")
@@ -131,16 +135,21 @@ class VectorMemory(Memory):
         given["id"] = uuid4()
         if found.row is not None:
             self._hand_back(asker, asker.rows(self._sql["close"], given))
-            asker(self._sql["promote"], {**given, "ids": [found.row]})
+            asker(self._sql["promote"], {**given, "ids": [found.row], "staying": False})
         if found.link is not None:
-            self._hand_back(asker, asker.rows(self._sql["unlink"], given))
+            self._hand_back(asker, asker.rows(self._sql["close_link"], given))
         if twin is not None:
             asker(self._sql["link"], {**given, "target": twin})
             return Stored(wanted.key, given["id"], "linked")
         with asker.connection.pipeline():
             self._insert(asker, given)
-        changed = found.row_alive or found.link is not None
+        changed = found.row_alive or found.link_alive
         return Stored(wanted.key, given["id"], "replaced" if changed else "added")
+
+    def _part(self, asker: Asker, told: dict[str, Any], row: UUID | None) -> None:
+        """Make rows of a row's links that it covers no more, since the metadata of one of them were told anew."""
+        if told["metadata"] is not None:
+            asker(self._sql["promote"], {**told, "ids": [row], "staying": True})
 
     def _insert(self, asker: Asker, given: dict[str, Any]) -> None:
         whole: dict[str, Any] = {

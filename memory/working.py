@@ -34,7 +34,7 @@ _SHOWN = 19  # columns of an entry
 @cache
 def sql(conditions: tuple[str, ...] = ()) -> dict[str, Numbered]:
     """The statements with these conditions."""
-    return statements("working.sql", part_filters=conditions_of(conditions))
+    return statements("working.sql", "memory.sql", part_filters=conditions_of(conditions))
 
 
 class Item(NamedTuple):

@@ -21,20 +21,30 @@ _DEPTH = 3  # a part may name parts
 _PLACEHOLDER = re.compile(rb"%\((\w+)\)s")
 
 
-def load(package: str, file: str, **parts: bytes) -> MappingProxyType[str, bytes]:
+def load(package: str, file: str, *others: str, **parts: bytes) -> MappingProxyType[str, bytes]:
     """The statements of `file` in `package` by name. Each starts with a line `-- name: verb`.
 
-    parts: what else stands for a name in braces.
+    others: files of the package whose parts are meant as well. parts: what else stands for a name in braces.
     """
+    blocks = _blocks(package, file)
+    known = {
+        name: text
+        for each in (*(_blocks(package, other) for other in others), blocks)
+        for name, text in each.items()
+        if name.startswith(_PART)
+    } | parts
+    return MappingProxyType(
+        {name: _filled(text, known) for name, text in blocks.items() if not name.startswith(_PART)}
+    )
+
+
+def _blocks(package: str, file: str) -> dict[str, bytes]:
     text = resources.files(package).joinpath(file).read_text(encoding="utf-8")
     split = _HEADER.split(text)[1:]
     blocks = {name: _bare(body) for name, body in zip(split[::2], split[1::2], strict=True)}
     if len(blocks) != len(split) // 2:
         raise ValueError(f"{package}/{file}: a name stands twice")
-    known = {**{name: text for name, text in blocks.items() if name.startswith(_PART)}, **parts}
-    return MappingProxyType(
-        {name: _filled(text, known) for name, text in blocks.items() if not name.startswith(_PART)}
-    )
+    return blocks
 
 
 def _filled(text: bytes, parts: Mapping[str, bytes]) -> bytes:

@@ -312,17 +312,21 @@ SELECT memory_count_words(%(model)s::smallint, %(agent)s::text, %(kind)s::text, 
 -- name: lock
 SELECT pg_advisory_xact_lock(%(level)s::integer, hashtext(%(what)s::text))
 
--- Which lines are memories of their own: a list of such lines was recalled.
+-- Which lines are memories of their own, and whose: a list of such lines was recalled.
 -- name: known_lines
-SELECT DISTINCT m.hash FROM memory m
+SELECT m.hash, m.kind, m.source FROM memory m
  WHERE m.tenant = %(tenant)s::text AND m.agent = ANY(%(agents)s::text[]) AND m.kind IN ('fact', 'episode')
    AND m.hash = ANY(%(lines)s::bytea[]) AND m.valid_to IS NULL AND (m.expires_at IS NULL OR m.expires_at > now())
+UNION
+SELECT l.hash, l.kind, l.source FROM memory_link l
+ WHERE l.tenant = %(tenant)s::text AND l.agent = ANY(%(agents)s::text[]) AND l.hash = ANY(%(lines)s::bytea[])
+   AND (l.expires_at IS NULL OR l.expires_at > now())
 
--- What is there already, when a fact comes under a key: the key's row, its link, a row of the same text. What is trusted
--- less than the fact says nothing in its place: else whoever says a thing first on a web page hides it from searches that
--- ask for more trust.
+-- What is there already, when a fact comes under a key: the key's row, its link, a row of the same text that every search
+-- finds which would find the fact. What is trusted less than the fact says nothing in its place: else whoever says a thing
+-- first on a web page hides it from searches that ask for more trust.
 -- name: look
-SELECT k.id, k.model, k.same, k.alive, l.id, l.same, t.id
+SELECT k.id, k.model, k.same, k.alive, l.id, l.target, l.alive AND l.same, l.alive, t.id
   FROM (SELECT) nothing
   LEFT JOIN LATERAL (
       SELECT m.id, m.model, m.value = %(value)s::jsonb AND m.trust >= %(trust)s::smallint AS same,
@@ -332,25 +336,37 @@ SELECT k.id, k.model, k.same, k.alive, l.id, l.same, t.id
          AND m.valid_to IS NULL
        ORDER BY (m.model = %(model)s::smallint) DESC LIMIT 1) k ON true
   LEFT JOIN LATERAL (
-      SELECT id, value = %(value)s::jsonb AND trust >= %(trust)s::smallint AS same FROM memory_link
-       WHERE tenant = %(tenant)s::text AND agent = %(agent)s::text AND kind = 'fact' AND key = %(key)s::text
-         AND (expires_at IS NULL OR expires_at > now())) l ON true
+      SELECT id, target, value = %(value)s::jsonb AND trust >= %(trust)s::smallint AS same,
+             expires_at IS NULL OR expires_at > now() AS alive
+        FROM memory_link
+       WHERE tenant = %(tenant)s::text AND agent = %(agent)s::text AND kind = 'fact' AND key = %(key)s::text) l ON true
   LEFT JOIN LATERAL (
-      SELECT m.id FROM memory m
-       WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text
-         AND m.kind = 'fact' AND m.hash = ANY(%(hashes)s::bytea[]) AND m.key <> %(key)s::text AND m.valid_to IS NULL
-         AND m.trust >= %(trust)s::smallint AND (m.expires_at IS NULL OR m.expires_at > now()) LIMIT 1) t ON true
+      SELECT m.id
+        FROM (SELECT m.id, m.trust, m.source, m.metadata, m.actor, m.run_id, m.at FROM memory m
+               WHERE m.model = %(model)s::smallint AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text
+                 AND m.kind = 'fact' AND m.hash = ANY(%(hashes)s::bytea[]) AND m.key <> %(key)s::text AND m.valid_to IS NULL
+                 AND (m.expires_at IS NULL OR m.expires_at > now())
+               LIMIT 1000) m, {part_fact}
+       WHERE {part_covers} LIMIT 1) t ON true
 
--- The nearest other facts of the scope, trusted as much: near enough, and one of them says the same.
+-- The nearest other facts of the scope that every search finds which would find this one: near enough, and one of them
+-- says the same.
 -- name: near_exact
-SELECT m.id, m.text, -(m.embedding <#> %(vector)s) AS similarity FROM memory m
- WHERE {part_reach} AND m.key <> %(key)s::text AND m.trust >= %(trust)s::smallint AND m.embedding IS NOT NULL
+SELECT m.id, m.text, -(m.embedding <#> %(vector)s) AS similarity FROM memory m, {part_fact}
+ WHERE {part_reach} AND m.key <> %(key)s::text AND {part_covers} AND m.embedding IS NOT NULL
  ORDER BY m.embedding <#> %(vector)s LIMIT 5
 
+-- Of the nearest, behind the index: were they conditions of its scan, it would go on and on where no row fulfils them, as
+-- with each store of a new run.
 -- name: near_index
-SELECT m.id, m.text, -(m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims})) AS similarity FROM memory m
- WHERE {part_reach} AND m.key <> %(key)s::text AND m.trust >= %(trust)s::smallint
- ORDER BY m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims}) LIMIT 5
+SELECT m.id, m.text, m.similarity
+  FROM (SELECT m.id, m.text, m.trust, m.source, m.metadata, m.actor, m.run_id, m.at,
+               -(m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims})) AS similarity
+          FROM memory m
+         WHERE {part_reach} AND m.key <> %(key)s::text AND m.trust >= %(trust)s::smallint
+         ORDER BY m.embedding::halfvec({dims}) <#> %(vector)s::halfvec({dims}) LIMIT 50) m, {part_fact}
+ WHERE {part_covers}
+ ORDER BY m.similarity DESC LIMIT 5
 
 -- name: insert
 INSERT INTO memory (model, id, tenant, agent, kind, key, value, text, hash, embedding, tsv, metadata, importance, source,
@@ -375,33 +391,6 @@ UPDATE memory
         OR metadata <> %(metadata)s::jsonb)
 RETURNING {part_handed}
 
--- name: refresh_link
-UPDATE memory_link
-   SET expires_at = now() + %(ttl)s::float8 * interval '1 second',
-       importance = coalesce(%(importance)s::real, importance), metadata = coalesce(%(metadata)s::jsonb, metadata)
- WHERE id = %(id)s::uuid AND tenant = %(tenant)s::text AND agent = %(agent)s::text
-RETURNING {part_handed}
-
--- A key that says what another row says: it answers `retrieve` with its own value, and is no row of the index.
--- name: link
-INSERT INTO memory_link (tenant, agent, kind, key, id, target, value, text, hash, metadata, importance, source, trust,
-                         actor, at, expires_at, run_id, step)
-VALUES (%(tenant)s::text, %(agent)s::text, 'fact', %(key)s::text, %(id)s::uuid, %(target)s::uuid, %(value)s::jsonb,
-        %(text)s::text, %(hash)s::bytea, %(metadata)s::jsonb, %(importance)s::real, %(source)s::text,
-        %(trust)s::smallint, %(actor)s::text, %(at)s::timestamptz,
-        now() + %(ttl)s::float8 * interval '1 second', %(run)s::uuid, %(step)s::integer)
-ON CONFLICT (tenant, agent, kind, key) DO UPDATE
-   SET id = excluded.id, target = excluded.target, value = excluded.value, text = excluded.text, hash = excluded.hash,
-       metadata = excluded.metadata, importance = excluded.importance, source = excluded.source,
-       trust = excluded.trust, actor = excluded.actor, at = excluded.at, expires_at = excluded.expires_at,
-       run_id = excluded.run_id, step = excluded.step
-
--- name: unlink
-DELETE FROM memory_link
- WHERE tenant = %(tenant)s::text AND agent = %(agent)s::text AND kind = ANY(%(kinds)s::text[])
-   AND key = %(key)s::text
-RETURNING {part_handed}
-
 -- What an entry's key has, where it was given one.
 -- name: entry
 SELECT m.id, m.model, m.value = %(value)s::jsonb AND m.trust >= %(trust)s::smallint,
@@ -418,34 +407,6 @@ UPDATE memory SET valid_to = clock_timestamp()
    AND valid_to IS NULL
 RETURNING {part_handed}
 
--- Rows that end leave their links an heir: the newest becomes a row with the old one's vector, the others follow it.
--- name: promote
-WITH chosen AS (
-    SELECT DISTINCT ON (target) tenant, agent, kind, key, id, target
-      FROM memory_link
-     WHERE target = ANY(%(ids)s::uuid[]) AND tenant = %(tenant)s::text AND (expires_at IS NULL OR expires_at > now())
-     ORDER BY target, at DESC, id
-), heirs AS (
-    DELETE FROM memory_link l USING chosen c
-     WHERE l.tenant = c.tenant AND l.agent = c.agent AND l.kind = c.kind AND l.key = c.key
-    RETURNING l.*
-), moved AS (
-    UPDATE memory_link l SET target = c.id FROM chosen c WHERE l.target = c.target AND l.id <> c.id
-)
-INSERT INTO memory (model, id, tenant, agent, kind, key, value, text, hash, embedding, tsv, metadata, importance, source,
-                    trust, actor, at, expires_at, run_id, step)
-SELECT m.model, h.id, h.tenant, h.agent, h.kind, h.key, h.value, h.text, h.hash, m.embedding,
-       setweight(to_tsvector('english', left(h.text, 100000)), 'A')
-       || setweight(to_tsvector('english', to_char(h.at AT TIME ZONE 'UTC', 'FMDay FMDD FMMonth YYYY')), 'D'),
-       h.metadata, h.importance, h.source, h.trust, h.actor, h.at, h.expires_at, h.run_id, h.step
-  FROM heirs h JOIN memory m ON m.id = h.target AND m.tenant = %(tenant)s::text
-
--- name: unlink_ids
-DELETE FROM memory_link
- WHERE tenant = %(tenant)s::text AND agent = %(agent)s::text AND kind = ANY(%(kinds)s::text[])
-   AND id = ANY(%(ids)s::uuid[])
-RETURNING {part_handed}
-
 -- name: retrieve
 SELECT found.* FROM (
     SELECT {part_shown}, (m.model = %(model)s::smallint)::int AS mine
@@ -453,20 +414,26 @@ SELECT found.* FROM (
      WHERE m.tenant = %(tenant)s::text AND m.agent = ANY(%(agents)s::text[]) AND m.kind = ANY(%(kinds)s::text[])
        AND m.key = %(key)s::text AND m.valid_to IS NULL AND (m.expires_at IS NULL OR m.expires_at > now())
     UNION ALL
-    SELECT m.id, m.key, m.kind, m.agent, m.value, m.text, m.metadata, m.importance, m.source, m.trust, m.actor,
-           NULL, NULL, m.at, m.at, NULL, m.expires_at, m.run_id, m.step, m.hash, 1
-      FROM memory_link m
-     WHERE m.tenant = %(tenant)s::text AND m.agent = ANY(%(agents)s::text[]) AND m.kind = ANY(%(kinds)s::text[])
-       AND m.key = %(key)s::text AND (m.expires_at IS NULL OR m.expires_at > now())
+    SELECT {part_shown_link}, 1
+      FROM memory_link l
+     WHERE l.tenant = %(tenant)s::text AND l.agent = ANY(%(agents)s::text[]) AND l.kind = ANY(%(kinds)s::text[])
+       AND l.key = %(key)s::text AND (l.expires_at IS NULL OR l.expires_at > now())
 ) found
  ORDER BY array_position(%(agents)s::text[], found.agent), found.mine DESC, found.kind DESC LIMIT 1
 
 -- name: history
-SELECT DISTINCT ON (m.valid_from, m.id) {part_shown}
-  FROM memory m
- WHERE m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[])
-   AND m.key = %(key)s::text AND (m.expires_at IS NULL OR m.expires_at > now())
- ORDER BY m.valid_from, m.id
+SELECT DISTINCT ON (found.valid_from, found.id) found.* FROM (
+    SELECT {part_shown}
+      FROM memory m
+     WHERE m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[])
+       AND m.key = %(key)s::text AND (m.expires_at IS NULL OR m.expires_at > now())
+    UNION ALL
+    SELECT {part_shown_link}
+      FROM memory_link l
+     WHERE l.tenant = %(tenant)s::text AND l.agent = %(agent)s::text AND l.kind = ANY(%(kinds)s::text[])
+       AND l.key = %(key)s::text AND (l.expires_at IS NULL OR l.expires_at > now())
+) found
+ ORDER BY found.valid_from, found.id
 
 -- Rows that are to go, some at a time: by key, by conditions, or since their time is over.
 -- name: keyed
@@ -521,17 +488,6 @@ SELECT (SELECT count(*) FROM memory m
            AND m.kind = ANY(%(kinds)s::text[]) AND m.valid_to IS NULL AND m.importance >= 0)
        + (SELECT count(*) FROM memory_link l
            WHERE l.tenant = %(tenant)s::text AND l.agent = ANY(%(agents)s::text[]) AND l.kind = ANY(%(kinds)s::text[]))
-
--- name: unlink_filtered
-DELETE FROM memory_link l
- USING (SELECT id AS link, tenant, agent, kind, metadata, source, trust, actor, NULL::text AS episode, run_id, at
-          FROM memory_link) m
- WHERE l.id = m.link AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[])
-   {part_filters}
-RETURNING l.agent, l.key, sha256(convert_to(l.value::text, 'UTF8'))
-
--- name: unlink_expired
-DELETE FROM memory_link WHERE tenant = %(tenant)s::text AND expires_at <= now() RETURNING {part_handed}
 
 -- The two entries behind each that goes: their context is made anew.
 -- name: followers

@@ -44,6 +44,7 @@ def test_a_memory_is_stored_found_shown_and_forgotten(shell: Shell) -> None:
         == "tea added\n"
     )
     assert "linked to another key" in shell("store", "copy", "ann likes  GREEN tea").stdout
+    assert [each["value"] for each in shell.json("get", "copy", "--history")] == ["ann likes  GREEN tea"]
     assert shell.json("store", "home", '{"city": "Oslo"}', "--data", "--source", "web")["outcome"] == "added"
     assert shell.json("store", "home", '{"city": "Rome"}', "--data", "--ttl", "2d")["outcome"] == "replaced"
     for text in ("We met at the harbour", "and had some tea there"):

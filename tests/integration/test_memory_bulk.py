@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from trellis.memory import bulk
 from trellis.memory.bulk import Imported, import_jsonl
 from trellis.memory.connections import MemoryDatabase
 from trellis.memory.embedders.hashing import HashingEmbedder
+from trellis.memory.entries import Filters
 from trellis.memory.episodic import EpisodicMemory
 from trellis.memory.scope import Scope
 from trellis.memory.vector import VectorMemory
 from trellis.tasks.errors import BadRecord, ConfigurationError, ConflictError, EmbeddingError
 
 SCOPE = Scope("acme", "planner")
+NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -135,6 +138,92 @@ def test_what_is_there_already_is_replaced_or_linked_as_by_store(
     assert counts(again) == {"same": 5, "expired": 1}
 
 
+def test_what_is_trusted_less_hides_nothing_that_a_file_trusts_more(
+    tmp_path: Path, database: MemoryDatabase, facts: VectorMemory
+) -> None:
+    """As by `store`: neither in the table, as row or as link, nor within the file."""
+    facts.store("page", "the office opens at nine", source="web")
+    facts.store("alias", "the office opens at NINE", source="web")
+    facts.store("shop", "the shop is closed", source="web")
+    said: list[dict[str, Any]] = [
+        {"key": "said", "value": "The office opens  at nine"},
+        {"key": "named", "value": "the office is open from nine", "linked": "page"},
+        {"key": "alias", "value": "the office opens at NINE"},
+        {"key": "shop", "value": "the shop is closed"},
+        {"key": "first", "value": "the lift is broken", "source": "web"},
+        {"key": "second", "value": "The lift is broken", "source": "web", "trust": 2},
+        {"key": "twice", "value": "the door is blue", "source": "web"},
+        {"key": "twice", "value": "the door is blue"},
+        {"key": "thrice", "value": "the roof is red"},
+        {"key": "thrice", "value": "the roof is red", "source": "web", "trust": 0, "importance": 0.75},
+    ]
+    done = import_jsonl(write(tmp_path / "a.jsonl", *said), EMBEDDER, SCOPE, database=database)
+    assert counts(done) == {"added": 7, "replaced": 1, "linked": 1}
+    trusted = Filters(min_trust=1)
+    for query, keys in (
+        ("office opens", {"said", "named"}),
+        ("shop", {"shop"}),
+        ("lift", {"second"}),
+        ("door", {"twice"}),
+        ("roof", {"thrice"}),
+    ):
+        found = {hit.key for hit in facts.search(query, 10, trusted)}
+        assert keys <= found, (query, found)
+    for key, trust in (("alias", [0, 2]), ("shop", [0, 2]), ("twice", [0, 2]), ("thrice", [2])):
+        assert [each.trust for each in facts.history(key)] == trust, key
+    assert facts.retrieve("thrice").importance == 0.75  # type: ignore[union-attr]
+
+
+def test_an_entry_that_is_trusted_less_is_not_taken_for_one_that_is_trusted_more(
+    tmp_path: Path, database: MemoryDatabase, episodes: EpisodicMemory
+) -> None:
+    """It can be neither replaced nor had twice under one key, so it is refused; trusted less, it is the same."""
+    entry = {"episode": "talk", "key": "a", "value": "we meet at nine", "source": "tool"}
+    import_jsonl(write(tmp_path / "a.jsonl", entry), EMBEDDER, SCOPE, database=database)
+    more, less = {**entry, "source": "user"}, {**entry, "source": "web"}
+    for name, records, line in (("b", [more], 1), ("c", [{**less, "key": "b"}, {**more, "key": "b"}], 2)):
+        with pytest.raises(BadRecord, match="key") as refused:
+            import_jsonl(write(tmp_path / name, *records), EMBEDDER, SCOPE, database=database)
+        assert refused.value.line == line
+    again = import_jsonl(write(tmp_path / "d", less), EMBEDDER, SCOPE, database=database)
+    assert (again.same, episodes.recent(1)[0].source) == (1, "web")
+    [entry_a] = [each for each in episodes.recent(9) if each.key == "a"]
+    assert entry_a.source == "tool"
+
+
+def test_a_file_links_only_what_no_search_tells_apart(
+    tmp_path: Path, stack: Stack, database: MemoryDatabase, facts: VectorMemory
+) -> None:
+    """To what is there, and within the file; whatever the earlier one became itself."""
+    run = "01a1f82f-96e1-7641-94bd-5b89a0432689"
+    facts.store("drink", "tea", metadata={"trip": 8}, actor="Ann", at=NOON)
+    records: list[dict[str, Any]] = [
+        {"key": "one", "value": "Tea", "metadata": {"trip": 8}},
+        {"key": "two", "value": "Tea", "metadata": {"trip": 7}},
+        {"key": "three", "value": "TEA", "metadata": {"trip": 7}},
+        {"key": "four", "value": "tea!", "run_id": run},
+        {"key": "five", "value": "tea.", "at": "2026-01-31T12:00:00Z"},
+        {"key": "six", "value": "tea.", "at": NOON.isoformat(), "actor": "Ann"},
+        {"key": "seven", "value": "hot tea", "linked": "drink", "at": "2026-01-31T12:00:00Z"},
+        {"key": "eight", "value": "hot tea", "linked": "two", "at": "2026-01-31T12:00:00Z"},
+        {"key": "drink", "value": "tea", "metadata": {"trip": 8}, "run_id": run},
+        {"key": "nine", "value": "Tea", "metadata": {"trip": 8}, "run_id": run},
+    ]
+    path = write(tmp_path / "a.jsonl", *records)
+    done = import_jsonl(path, EMBEDDER, SCOPE, database=database)
+    assert rows(stack) == [("drink",), ("five",), ("four",), ("nine",), ("two",)]
+    assert counts(done) == {"same": 1, "added": 4, "linked": 5}
+    assert counts(import_jsonl(path, EMBEDDER, SCOPE, again=True, database=database)) == {"same": 10}
+    for filters, key in (
+        (Filters(metadata={"trip": 7}), "two"),
+        (Filters(run=run, metadata={"trip": 8}), "nine"),
+        (Filters(since=NOON - timedelta(days=99), until=NOON), "five"),
+    ):
+        assert [hit.key for hit in facts.search("tea", filters=filters)] == [key]
+    dangling = "SELECT key FROM memory_link l WHERE NOT EXISTS (SELECT FROM memory m WHERE m.id = l.target)"
+    assert stack.rows(dangling) == []
+
+
 def test_of_several_values_of_a_key_the_last_one_holds(
     tmp_path: Path, database: MemoryDatabase, facts: VectorMemory
 ) -> None:
@@ -142,7 +231,11 @@ def test_of_several_values_of_a_key_the_last_one_holds(
     path = write(tmp_path / "a.jsonl", *({"key": "k", "value": value} for value in values))
     done = import_jsonl(path, EMBEDDER, SCOPE, database=database)
     assert facts.retrieve("k").value == "c"  # type: ignore[union-attr]
-    assert sorted(each.value for each in facts.history("k")) == ["a", "a", "b", "c"]
+    history = facts.history("k")
+    assert [each.value for each in history] == ["a", "b", "a", "c"]
+    assert all(
+        one.valid_from <= one.valid_to <= two.valid_from for one, two in pairwise(history) if one.valid_to
+    )
     assert done.added == 4
 
 

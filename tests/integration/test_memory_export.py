@@ -14,6 +14,7 @@ from stack import Stack
 from trellis.memory.bulk import import_jsonl, import_parquet
 from trellis.memory.connections import MemoryDatabase
 from trellis.memory.embedders.hashing import HashingEmbedder
+from trellis.memory.entries import Filters
 from trellis.memory.episodic import EpisodicMemory
 from trellis.memory.exporting import export
 from trellis.memory.readers import JsonLines, Parquet, Position
@@ -94,6 +95,40 @@ def test_an_import_of_an_export_gives_the_same_memories(
     second = tmp_path / f"again.{form}"
     assert export(second, THERE, vectors=vectors, history=True, database=database) == 10
     assert [_bare(each) for each in _read(second)] == [_bare(each) for each in _read(path)]
+
+
+def test_what_is_trusted_less_stands_for_nothing_after_an_import_either(
+    tmp_path: Path, stack: Stack, database: MemoryDatabase
+) -> None:
+    """What a page said first, and a person as well: rows, links and histories come back as they were."""
+    facts = VectorMemory(EMBEDDER, HERE, database=database)
+    facts.store("page", "the office opens at nine", source="web")
+    facts.store("alias", "the office opens at NINE", source="web")
+    facts.store("said", "The office opens  at nine")
+    facts.store("page", "the office opens at nine")
+    facts.store("other", "THE office opens at nine", source="web")
+    facts.store("shop", "the shop is closed", source="web")
+    facts.store("shop", "the shop is closed")
+    facts.store("drink", "tea", metadata={"trip": 8})
+    facts.store("drink2", "Tea", metadata={"trip": 7})
+    facts.store("late", "tea", metadata={"trip": 7})
+    path = tmp_path / "a.jsonl"
+    export(path, HERE, history=True, database=database)
+    import_jsonl(path, EMBEDDER, THERE, database=database)
+    assert picture(stack, THERE, vectors=True) == picture(stack, HERE, vectors=True)
+    assert links(stack, THERE) == links(stack, HERE)
+    assert {key: target for key, target, *_ in links(stack, THERE)} == {
+        "late": "drink2",
+        "other": "alias",
+        "page": "said",
+    }
+    there = VectorMemory(EMBEDDER, THERE, database=database)
+    for query, filters in (("office", Filters(min_trust=1)), ("tea", Filters(metadata={"trip": 7}))):
+        found = [[hit.key for hit in each.search(query, 1, filters)] for each in (facts, there)]
+        assert found[0] == found[1] != []
+    for key in ("page", "shop", "alias", "other"):
+        here, again = ([each._replace(id=None, agent="") for each in m.history(key)] for m in (facts, there))
+        assert here == again != [], key
 
 
 def _read(path: Path) -> list[Any]:

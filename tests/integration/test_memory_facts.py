@@ -125,18 +125,6 @@ def test_other_numbers_and_denials_are_no_duplicates(database: MemoryDatabase, o
     assert facts.store("three", "a ticket for 10 euros").outcome == "linked"
 
 
-def test_a_link_becomes_a_row_when_the_row_it_pointed_to_goes(facts: VectorMemory) -> None:
-    facts.store("city", "Ann lives in Lisbon")
-    facts.store("home", "Ann lives in Lisbon!", metadata={"of": "home"})
-    facts.store("place", "ann lives in lisbon")
-    assert facts.forget("city") == 1
-    assert facts.retrieve("city") is None
-    [hit] = facts.search("Lisbon")
-    assert hit.key == "place"  # the newest
-    facts.store("place", "Ann is in Porto now")
-    assert {hit.key for hit in facts.search("Ann")} == {"home", "place"}
-
-
 def test_what_was_recalled_is_not_stored_again(facts: VectorMemory) -> None:
     facts.store("city", "Ann lives in Lisbon")
     facts.store("drink", "Ann likes green tea")
@@ -144,6 +132,9 @@ def test_what_was_recalled_is_not_stored_again(facts: VectorMemory) -> None:
     fed_back = "- Ann lives in Lisbon\n- Ann likes green tea\n"
     assert facts.store("memo", fed_back).outcome == "recalled"
     assert facts.retrieve("memo") is None
+    facts.store("other", "Ann: lives in Lisbon")
+    facts.store("mine", "Ann: likes green tea")  # both are links
+    assert facts.store("memo", "- Ann: lives in Lisbon\n- Ann: likes green tea").outcome == "recalled"
     assert facts.store("memo", fed_back + "- Ann has a dog").outcome == "added"
 
 

@@ -82,7 +82,9 @@ def test_what_is_trusted_less_is_trusted_no_more_by_a_detour(database: MemoryDat
 
 END: dict[str, Callable[[HybridMemory, Stack, Path], object]] = {
     "forget": lambda memory, stack, folder: memory.forget("home"),
-    "filters": lambda memory, stack, folder: memory.forget(filters=Filters(metadata={"of": "home"})),
+    "filters": lambda memory, stack, folder: memory.forget(
+        filters=Filters(since=memory.facts.retrieve("home").at)
+    ),
     "row": lambda memory, stack, folder: memory.store("home", "Ann owns a farm near Evora"),
     "link": lambda memory, stack, folder: memory.store("home", "Ann lives in LISBON"),
     "sweep": lambda memory, stack, folder: (
@@ -114,7 +116,7 @@ def test_no_task_keeps_what_has_ended(
         memory, other = hybrid(database, "run-1", scope), hybrid(database, "run-2", scope)
         bob = hybrid(database, "run-1", Scope(scope.tenant, "bob"))
         memory.store("city", "Ann lives in Lisbon")
-        outcome = memory.store("home", said, metadata={"of": "home"}).outcome
+        outcome = memory.store("home", said).outcome
         assert outcome == ("linked" if linked else "added")
         bob.store("home", said)
         assert [other.retrieve("home") is not None for _ in range(2)] == [True, True]

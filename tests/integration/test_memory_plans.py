@@ -25,6 +25,16 @@ ROWS = 3_000
 DIMS = 16
 EMBEDDER = HashingEmbedder(DIMS)
 ANN = Scope("acme", "ann")
+# What is said of a fact that is stored.
+FACT = {
+    "key": "none",
+    "trust": 2,
+    "source": "user",
+    "metadata": "{}",
+    "actor": None,
+    "run": None,
+    "said_at": None,
+}
 
 # One of a hundred has the word `zebra` and the metadata `{"rare": 1}`; half of all rows belong to another tenant, and a
 # third of the rest is of the shared scope. All stand in one HNSW index.
@@ -101,11 +111,11 @@ def asked_of(
     return {**reach, **ranking.CONSTANTS, **more}
 
 
-@pytest.mark.parametrize("name", ["nearest_index", "search_index"])
+@pytest.mark.parametrize("name", ["nearest_index", "search_index", "near_index"])
 def test_a_large_scope_is_searched_by_its_index(database: MemoryDatabase, name: str) -> None:
     """HNSW under row-level security, in the order of the index: nothing sorts the scope by distance."""
     memory = EpisodicMemory(EMBEDDER, ANN, database=database)
-    found = explained(database, name, asked_of(memory, "zebra"))
+    found = explained(database, name, {**asked_of(memory, "zebra"), **(FACT if name == "near_index" else {})})
     scans = [node for node in found if node.get("Index Name", "").endswith("_hnsw")]
     assert len(scans) == 1
     assert "<#>" in scans[0]["Order By"]
@@ -120,7 +130,7 @@ def test_a_small_scope_is_read_by_its_tree(database: MemoryDatabase, name: str) 
     """All of its rows and no others; and never in the order of the HNSW index, which might miss some."""
     for agent in ("ann", "nobody"):
         memory = VectorMemory(EMBEDDER, Scope("acme", agent), database=database)
-        found = explained(database, name, {**asked_of(memory, "zebra"), "key": "none", "trust": 2})
+        found = explained(database, name, {**asked_of(memory, "zebra"), **FACT})
         assert not [node for node in found if node.get("Index Name", "").endswith("_hnsw")]
     reads = [
         node for node in found if node.get("Relation Name") == "memory_1" and "Scan" in node["Node Type"]
