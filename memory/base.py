@@ -26,6 +26,7 @@ from .embedders.vectors import unit
 from .entries import Entry, Filters, Hit, Seconds, limit_of, named_once, query_of, seconds_of
 from .halves import Half
 from .models import Model
+from .recalled import FACT
 from .scope import NAME_BYTES, Scope
 from .texts import CONTEXT, array_of, name_of
 from .uses import Uses
@@ -359,10 +360,14 @@ class Memory:
     def _hand_back(self, asker: Asker, ended: Rows) -> None:
         hand_back(asker, self.scope.tenant, ended)
 
-    def _known(self, asker: Asker, lines: Sequence[bytes]) -> set[bytes]:
-        """Which of some lines are memories that this one reads."""
-        found = asker.rows(self._sql["known_lines"], {**self._reached(None), "lines": list(lines)})
-        return {row[0] for row in found}
+    def _known(self, asker: Asker, lines: Sequence[bytes]) -> dict[bytes, set[str]]:
+        """Which of some lines are memories that this one reads, and in whose words."""
+        found: dict[bytes, set[str]] = {}
+        for line, kind, source in asker.rows(
+            self._sql["known_lines"], {**self._reached(None), "lines": list(lines)}
+        ):
+            found.setdefault(line, set()).add(FACT if kind == "fact" else source)
+        return found
 
     def _lock(self, asker: Asker, level: int, *what: str) -> None:
         name = "\n".join((self.scope.tenant, *what))

@@ -23,7 +23,7 @@ from .drafts import Draft, Options, draft
 from .entries import Entry, Filters, Json, Seconds, Stored, limit_of, seconds_of
 from .fusion import Fusing
 from .halves import Half
-from .recalled import kept, lines_of
+from .recalled import asked, kept
 from .scope import NAME_BYTES
 from .texts import name_of
 
@@ -127,8 +127,8 @@ class EpisodicMemory(Fusing):
 
     def _new(self, wanted: Sequence[tuple[UUID, Draft]]) -> list[tuple[UUID, Draft]]:
         """Those that say more than what was recalled."""
-        lines = list({line for _, each in wanted for line in lines_of(each.text)})
-        known: set[bytes] = set()
+        lines = asked(each for _, each in wanted)
+        known: dict[bytes, set[str]] = {}
         if lines:
             with self.database.writing(self.scope.tenant) as asker:
                 known = self._known(asker, lines)

@@ -203,6 +203,26 @@ def test_a_list_of_recalled_lines_is_not_appended(episodes: EpisodicMemory, data
     )
 
 
+def test_a_sentence_that_an_agent_recalled_is_not_appended(
+    episodes: EpisodicMemory, database: MemoryDatabase
+) -> None:
+    """Of a fact, of a link, of what somebody said; by a tool as well. What people say again is said again."""
+    talk(episodes)
+    facts = VectorMemory(EMBEDDER, ANN, database=database)
+    facts.store("drink", "Ann likes green tea")
+    facts.store("again", "Ann: likes green tea")
+    lines = ("My sister plays the cello", "- ann likes GREEN tea", "Ann: likes green tea.")
+    for source in ("agent", "tool"):
+        assert {episodes.append("talk", line, source=source).outcome for line in lines} == {"recalled"}
+        assert episodes.append("talk", "I shall book a table", source=source).outcome == (
+            "added" if source == "agent" else "recalled"
+        )
+    assert {episodes.append("talk", line).outcome for line in lines} == {"added"}
+    assert episodes.append("walk", "I shall book a table", source="agent").outcome == "added"
+    bob = EpisodicMemory(EMBEDDER, Scope("acme", "bob"), database=database)
+    assert bob.append("talk", "My sister plays the cello", source="agent").outcome == "added"
+
+
 def test_a_list_of_what_is_gone_is_no_recalled_one(episodes: EpisodicMemory, stack: Stack) -> None:
     """Else what has expired could not be said again."""
     talk(episodes)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from trellis.memory.drafts import Options, draft
-from trellis.memory.recalled import LINES, kept, lines_of, recalled
+from trellis.memory.recalled import FACT, LINES, asked, kept, lines_of, recalled
 from trellis.memory.texts import hash_of
 
-KNOWN = {hash_of("Ann likes tea"), hash_of("Bob likes jazz")}
+KNOWN = {
+    hash_of("Ann likes tea"): {FACT},
+    hash_of("Bob likes jazz"): {"user"},
+    hash_of("thank you"): {"user"},
+}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,36 @@ def test_what_one_text_adds_the_next_may_have_recalled() -> None:
     drafts.append(draft("k", "Eve likes chess", 1_000, None, marked))
     drafts.append(draft("k", "Eve likes chess\nAnn likes tea", 1_000, None, Options()))
     assert kept(drafts, KNOWN) == [True, False, True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "is_kept"),
+    [
+        ("ann LIKES tea", "agent", False),
+        ("- Bob likes jazz.", "tool", False),
+        ("Ann likes tea", "user", True),  # people say a thing twice
+        ("Bob likes jazz", "web", True),
+        ("Thank you", "agent", True),
+        ("Cy likes rain", "agent", True),
+    ],
+)
+def test_a_sentence_of_others_is_recalled_where_an_agent_says_it(
+    text: str, source: Any, is_kept: bool
+) -> None:
+    one = draft("k", text, 1_000, None, Options(source=source))
+    assert (hash_of("Ann likes tea") in asked([one])) == (text == "ann LIKES tea")
+    assert kept([one], KNOWN) == [is_kept]
+
+
+def test_an_agent_may_say_again_what_it_said_itself() -> None:
+    """But not what a person said in the same call."""
+    said: list[tuple[str, Any]] = [
+        ("the table is laid", "agent"), ("the table is laid", "agent"), ("we eat at nine", "user"),
+        ("we eat at nine", "user"), ("We eat at nine!", "agent"), ("the table is laid", "user"),
+        ("the table is laid", "agent"),
+    ]  # fmt: skip
+    drafts = [draft("k", text, 1_000, None, Options(source=source)) for text, source in said]
+    assert kept(drafts, {}) == [True, True, True, True, False, True, False]
 
 
 @pytest.mark.parametrize(
