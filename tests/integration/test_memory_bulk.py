@@ -177,7 +177,7 @@ def test_what_is_trusted_less_hides_nothing_that_a_file_trusts_more(
 def test_an_entry_that_is_trusted_less_is_not_taken_for_one_that_is_trusted_more(
     tmp_path: Path, database: MemoryDatabase, episodes: EpisodicMemory
 ) -> None:
-    """It can be neither replaced nor had twice under one key, so it is refused; trusted less, it is the same."""
+    """As one with another value is, since a file replaces no entries; trusted less, it is the same."""
     entry = {"episode": "talk", "key": "a", "value": "we meet at nine", "source": "tool"}
     import_jsonl(write(tmp_path / "a.jsonl", entry), EMBEDDER, SCOPE, database=database)
     more, less = {**entry, "source": "user"}, {**entry, "source": "web"}
