@@ -50,7 +50,8 @@ class WorkingMemory:
     """The working memory of one task: the id of a run, or any other text that its workers share.
 
     capacity: values at most, up to 1,000. A store beyond it takes out the one that was not used for the longest time.
-    ttl: seconds that a value is kept after its store, where `store` says nothing else; None: until it is forgotten.
+    ttl: seconds, or a timedelta, that a value is kept after its store, where `store` says nothing else; None: until it
+    is forgotten.
 
     Whoever shares a task shares its values; each store applies the capacity of the memory that it is called on.
 
