@@ -92,7 +92,8 @@ SELECT near.*
     SELECT {part_shown}, -a.distance AS similarity, a.looked
       FROM memory_among({part_given}, %(vector)s, %(depth)s::integer,
                         CASE WHEN t.tenant IS NOT NULL THEN %(most)s::integer END) a
-      JOIN memory m ON m.model = %(model)s::smallint AND m.id = a.id AND m.tenant = t.tenant
+      JOIN memory m
+        ON m.model = %(model)s::smallint AND m.id = a.id AND m.tenant = t.tenant AND m.tenant = %(tenant)s::text
     OFFSET 0
  ) near
  ORDER BY similarity + 0 DESC, id
@@ -421,16 +422,17 @@ RETURNING {part_handed}
 -- Rows that end leave their links an heir: the newest becomes a row with the old one's vector, the others follow it.
 -- name: promote
 WITH chosen AS (
-    SELECT DISTINCT ON (target) tenant, agent, kind, key, id, target
+    SELECT DISTINCT ON (target) agent, kind, key, id, target
       FROM memory_link
      WHERE target = ANY(%(ids)s::uuid[]) AND tenant = %(tenant)s::text AND (expires_at IS NULL OR expires_at > now())
      ORDER BY target, at DESC, id
 ), heirs AS (
     DELETE FROM memory_link l USING chosen c
-     WHERE l.tenant = c.tenant AND l.agent = c.agent AND l.kind = c.kind AND l.key = c.key
+     WHERE l.tenant = %(tenant)s::text AND l.agent = c.agent AND l.kind = c.kind AND l.key = c.key
     RETURNING l.*
 ), moved AS (
-    UPDATE memory_link l SET target = c.id FROM chosen c WHERE l.target = c.target AND l.id <> c.id
+    UPDATE memory_link l SET target = c.id FROM chosen c
+     WHERE l.target = c.target AND l.id <> c.id AND l.tenant = %(tenant)s::text
 )
 INSERT INTO memory (model, id, tenant, agent, kind, key, value, text, hash, embedding, tsv, metadata, importance, source,
                     trust, actor, at, expires_at, run_id, step)
@@ -526,7 +528,7 @@ SELECT (SELECT count(*) FROM memory m
 DELETE FROM memory_link l
  USING (SELECT id AS link, tenant, agent, kind, metadata, source, trust, actor, NULL::text AS episode, run_id, at
           FROM memory_link) m
- WHERE l.id = m.link AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[])
+ WHERE l.id = m.link AND l.tenant = m.tenant AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[])
    {part_filters}
 RETURNING l.agent, l.key, sha256(convert_to(l.value::text, 'UTF8'))
 
@@ -562,7 +564,7 @@ DELETE FROM working w
 WITH gone AS (
     DELETE FROM memory m WHERE m.id = ANY(%(ids)s::uuid[]) AND m.tenant = %(tenant)s::text RETURNING m.id
 ), unused AS (
-    DELETE FROM memory_use u USING gone WHERE u.id = gone.id
+    DELETE FROM memory_use u USING gone WHERE u.id = gone.id AND u.tenant = %(tenant)s::text
 )
 SELECT count(DISTINCT id) FROM gone
 
@@ -582,6 +584,7 @@ UPDATE memory m
               WHERE e.tenant = %(tenant)s::text AND e.agent = f.agent AND e.episode = f.episode AND e.seq < f.seq
               ORDER BY e.seq DESC LIMIT 2) p) b
  WHERE f.id = ANY(%(ids)s::uuid[]) AND f.tenant = %(tenant)s::text AND m.model = f.model AND m.id = f.id
+   AND m.tenant = %(tenant)s::text
 
 -- Rows without a vector, each with the text before it.
 -- name: bare
@@ -614,6 +617,7 @@ SELECT n.id, %(tenant)s::text, n.hits, clock_timestamp()
   FROM unnest(%(ids)s::uuid[], %(hits)s::bigint[]) AS n(id, hits)
  WHERE EXISTS (SELECT FROM memory m WHERE m.id = n.id AND m.tenant = %(tenant)s::text)
 ON CONFLICT (id) DO UPDATE SET hits = u.hits + excluded.hits, last_hit = excluded.last_hit
+ WHERE u.tenant = excluded.tenant
 
 -- name: uses
 SELECT id, hits, last_hit FROM memory_use WHERE tenant = %(tenant)s::text AND id = ANY(%(ids)s::uuid[])

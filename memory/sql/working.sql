@@ -43,7 +43,7 @@ others AS (
     RETURNING w.key, w.used, w.expires_at
 ), swept AS (
     DELETE FROM working
-     WHERE ctid = ANY (ARRAY(
+     WHERE tenant = %(tenant)s::text AND ctid = ANY (ARRAY(
         SELECT ctid FROM working
          WHERE tenant = %(tenant)s::text AND expires_at <= now() AND (agent, task) <> (%(agent)s::text, %(task)s::text)
          ORDER BY expires_at LIMIT 20
