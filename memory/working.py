@@ -18,10 +18,11 @@ from ..tasks.errors import EntryError
 from ..tasks.queries import Numbered
 from . import ranking
 from .aio import threaded
-from .base import conditions_in, conditions_of
+from .base import conditions_in
 from .connections import MemoryDatabase, Rows, statements
 from .drafts import Options, draft
 from .entries import Entry, Filters, Hit, Json, Seconds, Stored, limit_of, named_once, query_of, seconds_of
+from .going import conditions_of
 from .scope import NAME_BYTES, Scope
 from .texts import name_of
 

@@ -492,6 +492,23 @@ SELECT m.id, m.agent, m.episode FROM memory m
  WHERE m.tenant = %(tenant)s::text AND m.expires_at <= now()
  ORDER BY m.expires_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED
 
+-- Of entries only those that are no context of one that lives: neither of the two behind it does.
+-- name: expired_alone
+SELECT m.id, m.agent, m.episode FROM memory m
+ WHERE m.tenant = %(tenant)s::text AND m.expires_at <= now()
+   AND NOT EXISTS (
+       SELECT FROM (SELECT n.expires_at FROM memory n
+                     WHERE n.model = m.model AND n.tenant = m.tenant AND n.agent = m.agent AND n.episode = m.episode
+                       AND n.seq > m.seq
+                     ORDER BY n.seq LIMIT 2) behind
+        WHERE behind.expires_at IS NULL OR behind.expires_at > now())
+ ORDER BY m.expires_at LIMIT %(most)s::integer FOR UPDATE OF m SKIP LOCKED
+
+-- Tenants that have something with a time, in order, and whether of one the time is over. For the tick, which has no tenant:
+-- to the role of memories it tells nothing.
+-- name: expiring
+SELECT tenant, expired FROM memory_expired(%(after)s::text, %(most)s::integer)
+
 -- Those beyond a capacity: what has expired, then the least used, where a use counts half after a week without another
 -- one. A link counts as one that was never used: what it says stays, under the key that it points to.
 -- name: surplus
@@ -528,8 +545,8 @@ SELECT (SELECT count(*) FROM memory m
 DELETE FROM memory_link l
  USING (SELECT id AS link, tenant, agent, kind, metadata, source, trust, actor, NULL::text AS episode, run_id, at
           FROM memory_link) m
- WHERE l.id = m.link AND l.tenant = m.tenant AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[])
-   {part_filters}
+ WHERE l.id = m.link AND l.tenant = m.tenant AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text
+   AND m.kind = ANY(%(kinds)s::text[]) {part_filters}
 RETURNING l.agent, l.key, sha256(convert_to(l.value::text, 'UTF8'))
 
 -- name: unlink_expired

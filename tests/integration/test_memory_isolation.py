@@ -26,8 +26,8 @@ from trellis.memory import (
     import_jsonl,
     import_parquet,
 )
-from trellis.memory.base import sql
 from trellis.memory.connections import ROLE, MemoryDatabase, statements
+from trellis.memory.going import sql
 from trellis.memory.stats import agents, keys, stats
 from trellis.tasks.errors import ConfigurationError, IsolationMissing
 
@@ -39,6 +39,7 @@ TABLES = (
 DEFINERS = {  # what runs as the owner for the role: each names the tenant itself, or touches no row of one
     "memory_among", "memory_lexical", "memory_count_words", "memory_open_model", "memory_index", "memory_unindex",
     "audit_partition",
+    "memory_expired",  # tells the role nothing: test_sweeping.py
 }  # fmt: skip
 
 

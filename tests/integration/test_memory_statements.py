@@ -18,6 +18,7 @@ from tenants import unbound
 from trellis.memory import Scope, VectorMemory
 from trellis.memory.base import CONDITIONS
 from trellis.memory.connections import statements
+from trellis.memory.going import conditions_of
 from trellis.tasks.embedded import Servers
 from trellis.tasks.queries import Numbered
 
@@ -38,7 +39,7 @@ KEYED = (
 )
 PLANNED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
 DIMS = b"64"
-FILTERED = b" ".join(b"{part_if_%s}" % name.encode() for name in CONDITIONS)
+FILTERED = conditions_of(CONDITIONS)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ With it a value of a task is searched and filtered as facts and entries are. A h
 from alembic import op
 
 revision = "0014"
-down_revision = "0009"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 

@@ -1,8 +1,12 @@
-"""What triggers write into the audit log: with the tenant and the correlation id of the run, and without secrets.
+"""What triggers write into the audit log: with the tenant and the correlation id of the run, and without secrets. And
+which tenants have memories whose time is over, for the tick.
 
 `audit_redacted` is the rule of `tasks/redaction.py` said once more, since the triggers write by themselves what people
 say: a comment, a name, an id. A test holds both to the same cases. Patterns are read in ASCII on both sides, so no
 locale of a database changes them.
+
+`memory_expired` runs as the owner, whom no policy holds, so that a worker needs no right of its own. A session in the
+role of memories learns nothing from it: there tenants do not know of each other.
 """
 
 from alembic import op
@@ -99,11 +103,41 @@ TRIGGERS = {
     """,
 }
 
+# Tenants in order, each found by the index that a time has: as many steps as there are tenants, and not rows.
+_TIMED = "memory", "memory_link", "working"
+EXPIRED = f"""
+    CREATE FUNCTION memory_expired(after text, most integer) RETURNS TABLE (tenant text, expired boolean)
+        LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = {{path}} AS $$
+    #variable_conflict use_column
+    DECLARE
+        whose text := after;
+    BEGIN
+        IF current_setting('role') = 'trellis_memory' THEN
+            RETURN;
+        END IF;
+        FOR n IN 1..most LOOP
+            SELECT min(t.tenant) INTO whose FROM ({
+    " UNION ALL ".join(
+        f"(SELECT m.tenant FROM {table} m WHERE m.expires_at IS NOT NULL AND m.tenant > whose "
+        "ORDER BY m.tenant LIMIT 1)"
+        for table in _TIMED
+    )
+}) t;
+            EXIT WHEN whose IS NULL;
+            RETURN QUERY SELECT whose, {
+    " OR ".join(
+        f"EXISTS (SELECT FROM {table} m WHERE m.tenant = whose AND m.expires_at <= now())" for table in _TIMED
+    )
+};
+        END LOOP;
+    END $$
+"""
+
 
 def upgrade() -> None:
     bind = op.get_bind()
     path = bind.execute(text("SELECT quote_ident(current_schema())")).scalar_one() + ", pg_temp"
-    for statement in (*REDACTED, WRITE):
+    for statement in (*REDACTED, WRITE, EXPIRED.replace("{path}", path)):
         bind.exec_driver_sql(statement.replace("%", "%%"))  # op.execute would take `:name` for a parameter
     for name, body in TRIGGERS.items():
         function = (
