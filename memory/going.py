@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from ..tasks.queries import Numbered, load
+from ..tasks.queries import Numbered, parts_of
 from .connections import Asker, MemoryDatabase, Rows, statements
 
 BATCH = 1_000  # rows that go in one transaction
@@ -21,8 +21,8 @@ KEY_LOCK, TEXT_LOCK, EPISODE_LOCK = 1, 2, 3  # always taken in this order
 
 def conditions_of(names: tuple[str, ...]) -> bytes:
     """Conditions on rows that a statement calls `m`."""
-    blocks = load("trellis.memory.sql", "memory.sql")
-    return b" ".join(blocks[f"part_if_{name}"] for name in names)
+    parts = parts_of("trellis.memory.sql", "memory.sql")
+    return b" ".join(parts[f"part_if_{name}"] for name in names)
 
 
 @cache

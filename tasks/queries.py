@@ -26,15 +26,25 @@ def load(package: str, file: str, **parts: bytes) -> MappingProxyType[str, bytes
 
     parts: what else stands for a name in braces.
     """
+    blocks = _blocks(package, file)
+    known = {**{name: text for name, text in blocks.items() if name.startswith(_PART)}, **parts}
+    return MappingProxyType(
+        {name: _filled(text, known) for name, text in blocks.items() if not name.startswith(_PART)}
+    )
+
+
+def parts_of(package: str, file: str) -> MappingProxyType[str, bytes]:
+    """The parts of `file` as they stand there, for statements of another file."""
+    return MappingProxyType({n: text for n, text in _blocks(package, file).items() if n.startswith(_PART)})
+
+
+def _blocks(package: str, file: str) -> dict[str, bytes]:
     text = resources.files(package).joinpath(file).read_text(encoding="utf-8")
     split = _HEADER.split(text)[1:]
     blocks = {name: _bare(body) for name, body in zip(split[::2], split[1::2], strict=True)}
     if len(blocks) != len(split) // 2:
         raise ValueError(f"{package}/{file}: a name stands twice")
-    known = {**{name: text for name, text in blocks.items() if name.startswith(_PART)}, **parts}
-    return MappingProxyType(
-        {name: _filled(text, known) for name, text in blocks.items() if not name.startswith(_PART)}
-    )
+    return blocks
 
 
 def _filled(text: bytes, parts: Mapping[str, bytes]) -> bytes:

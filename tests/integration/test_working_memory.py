@@ -287,7 +287,9 @@ def test_what_was_stored_outlives_a_kill_of_the_process_that_stored_it(
     newest = max(int(key[1:]) for key in found)
     assert last <= newest <= last + 1  # the one in the midst of which it was killed may be there
     assert found == {f"k{n}": {"number": n} for n in range(newest - 4, newest + 1)}
-    assert memory.retrieve(f"k{last}") == {"number": last}
+    entry = memory.retrieve(f"k{last}")
+    assert entry is not None
+    assert entry.value == {"number": last}
     memory.store("next", 1)  # nobody holds its lock
     assert len(memory.items()) == 6
 
