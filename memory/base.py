@@ -1,29 +1,29 @@
 """What all memories in Postgres have in common: their scope, their model, and how rows come back and go.
 
-The law: nothing is embedded inside a transaction. Whatever goes, by `forget`, by time or by capacity, goes with its
-use counts, and what was made of it (the context of the entries behind it) is made anew in the same transaction. What
-has expired never comes back, whether or not it was swept.
+The law: nothing is embedded inside a transaction. Whatever goes, by `forget`, by time or by capacity, goes as going.py
+says, and what lost its vector by that is embedded again behind it. What has expired never comes back, whether or not it
+was swept.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
 from operator import itemgetter
 from types import TracebackType
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from ..tasks.errors import EntryError, ModelMismatch
 from ..tasks.queries import Numbered
 from ..tasks.settings import Settings
-from . import models, ranking
+from . import going, models, ranking
 from .aio import threaded
-from .connections import Asker, MemoryDatabase, Rows, shared, statements
+from .connections import Asker, MemoryDatabase, Rows, shared
 from .embedders.protocol import Embedder
 from .embedders.vectors import unit
 from .entries import Entry, Filters, Hit, Seconds, limit_of, named_once, query_of, seconds_of
+from .going import Going, sql
 from .halves import Half
 from .models import Model
 from .recalled import FACT
@@ -31,10 +31,8 @@ from .scope import NAME_BYTES, Scope
 from .texts import CONTEXT, array_of, name_of
 from .uses import Uses
 
-BATCH = 1_000  # rows that go in one transaction
 EMBED = 32  # texts in one call of the embedder
 SIZES = 60.0  # seconds for which a scope's size is believed
-KEY_LOCK, TEXT_LOCK, EPISODE_LOCK = 1, 2, 3  # always taken in this order
 NOWHERE = -1  # the number of a model that has made no memory
 # Their plan is the same whatever is asked (planning is a third of what a search by the HNSW index takes).
 GENERIC = frozenset({"retrieve", "history", "last", "use"})
@@ -48,37 +46,6 @@ ANYTHING = Filters()
 def conditions_in(arguments: Mapping[str, Any]) -> tuple[str, ...]:
     """Which conditions some arguments set."""
     return tuple(each for each in CONDITIONS if arguments.get(each) is not None)
-
-
-def conditions_of(names: tuple[str, ...]) -> bytes:
-    """Conditions on rows that a statement calls `m`, by the names of their parts in memory.sql."""
-    return b" ".join(b"{part_if_%s}" % name.encode() for name in names)
-
-
-@cache
-def sql(dims: int = 0, conditions: tuple[str, ...] = ()) -> dict[str, Numbered]:
-    """The statements with these conditions, for vectors of so many dimensions.
-
-    Only those that name the HNSW index have to know the dimensions.
-    """
-    parts = {"dims": b"%d" % dims, "part_filters": conditions_of(conditions)}
-    return statements("memory.sql", "links.sql", **parts) | statements("links.sql", "memory.sql", **parts)
-
-
-class Gone(NamedTuple):
-    """A row that is to go."""
-
-    id: UUID
-    agent: str
-    episode: str | None
-    linked: bool = False  # it is a key that points to a row
-
-
-def hand_back(asker: Asker, tenant: str, ended: Rows) -> None:
-    """Take from the working memories what tasks were handed of facts and links, given as `part_handed` shows them."""
-    if ended:
-        owners, keys, prints = (list(column) for column in zip(*ended, strict=True))
-        asker(sql()["hand_back"], {"tenant": tenant, "owners": owners, "keys": keys, "prints": prints})
 
 
 class Memory:
@@ -112,6 +79,7 @@ class Memory:
         self.database = database or shared(settings)
         self._sql = sql()
         self._dims = 0
+        self._going = Going(self.database, self.scope.tenant)
         self._uses = Uses(self.database, self.scope.tenant, self._sql["use"])
         self._model: Model | None = None
         self._looked = 0.0  # when, by the monotonic clock: the memories of a model may move to another one
@@ -170,8 +138,12 @@ class Memory:
         return self._go("filtered", {**own, **(filters or Filters()).arguments()}, "unlink_filtered")
 
     def sweep(self) -> int:
-        """Delete what has expired in the whole tenant, and embed what lost its context by that; how many went."""
+        """Delete what has expired in the whole tenant, and embed what lost its context by that; how many went.
+
+        Of values of tasks as well, which are not counted. The tick of any worker does most of this by itself.
+        """
         gone = self._go("expired", self._own(), "unlink_expired")
+        self._going.values()
         self.mend()
         return gone
 
@@ -294,43 +266,14 @@ class Memory:
 
     def _go(self, which: str, arguments: dict[str, Any], links: str) -> int:
         """Delete the links, then the rows that a statement names, until it names none; how many went."""
-        with self.database.writing(self.scope.tenant) as asker:
-            unlinked = asker.rows(self._statement(links, arguments), arguments)
-            self._hand_back(asker, unlinked)
-        gone = len(unlinked)
+        gone = self._going.links(self._statement(links, arguments), arguments)
         while True:
-            count, followed = self.database.again(partial(self._batch, which, arguments))
-            gone += count
-            if followed:
+            batch = self._going.batch(self._statement(which, arguments), arguments)
+            gone += batch.gone
+            if batch.followed:
                 self.mend()
-            if count < BATCH:
+            if batch.gone < going.BATCH:
                 return gone
-
-    def _batch(self, which: str, arguments: dict[str, Any], most: int = BATCH) -> tuple[int, bool]:
-        with self.database.writing(self.scope.tenant) as asker:
-            rows = asker.rows(self._statement(which, arguments), {**arguments, "most": most})
-            doomed = [Gone(*row) for row in rows]
-            if not doomed:
-                return 0, False
-            for agent, episode in sorted(
-                {(row.agent, row.episode) for row in doomed if row.episode is not None}
-            ):
-                self._lock(asker, EPISODE_LOCK, agent, str(episode))
-            links = [row.id for row in doomed if row.linked]
-            if links:
-                self._hand_back(asker, asker.rows(self._sql["unlink_ids"], {**arguments, "ids": links}))
-            count, followed = self._remove(asker, list({row.id for row in doomed if not row.linked}))
-            return count + len(links), followed
-
-    def _remove(self, asker: Asker, ids: list[UUID]) -> tuple[int, bool]:
-        given = {"ids": ids, "tenant": self.scope.tenant}
-        self._hand_back(asker, asker.rows(self._sql["hold"], given))
-        asker(self._sql["promote"], {**given, "staying": False})
-        followers = [row[0] for row in asker.rows(self._sql["followers"], given)]
-        [[count]] = asker.rows(self._sql["delete"], given)
-        if followers:
-            asker(self._sql["rebuild"], {**given, "ids": followers})
-        return count, bool(followers)
 
     def _evict(self, spared: UUID, stored: int = 1) -> None:
         """Keep to the capacity. Large scopes are counted once in a while, and may pass it by a thousandth a process."""
@@ -346,19 +289,17 @@ class Memory:
         surplus = size - self.capacity + self.capacity // 100 if size > self.capacity else 0
         while surplus > 0:
             arguments = {**reach, "spared": [spared], "half_life": ranking.HALF_LIFE}
-            count, followed = self.database.again(
-                partial(self._batch, "surplus", arguments, min(surplus, BATCH))
-            )
-            if followed:
+            batch = self._going.batch(self._statement("surplus", arguments), arguments, surplus)
+            if batch.followed:
                 self.mend()
-            if count == 0:
+            if batch.gone == 0:
                 return
-            surplus -= count
+            surplus -= batch.gone
 
     # --- parts
 
     def _hand_back(self, asker: Asker, ended: Rows) -> None:
-        hand_back(asker, self.scope.tenant, ended)
+        going.hand_back(asker, self.scope.tenant, ended)
 
     def _known(self, asker: Asker, lines: Sequence[bytes]) -> dict[bytes, set[str]]:
         """Which of some lines are memories that this one reads, and in whose words."""
@@ -370,8 +311,7 @@ class Memory:
         return found
 
     def _lock(self, asker: Asker, level: int, *what: str) -> None:
-        name = "\n".join((self.scope.tenant, *what))
-        asker(self._sql["lock"], {"level": level, "what": name})
+        going.lock(asker, level, self.scope.tenant, *what)
 
     def _statement(self, name: str, arguments: Mapping[str, Any]) -> Numbered:
         """A statement with the conditions that the arguments set."""

@@ -208,7 +208,12 @@ def _filter(
     since: str | None,
     until: str | None,
 ) -> Filter:
-    return Filter(action, actor, tenant, target, run, outcome, moment("since", since), moment("until", until))
+    times = moment("since", since), moment("until", until)
+    try:
+        return Filter(action, actor, tenant, target, run, outcome, *times)
+    except ParameterError as error:  # by the names of the options
+        options = {"run_id": "run"}
+        raise ParameterError({options.get(name, name): why for name, why in error.problems.items()}) from None
 
 
 def _short(value: object) -> str:

@@ -234,6 +234,16 @@ def forget(
     )
 
 
+@app.command()
+def sweep(tenant: Tenant = "default", as_json: AsJson = False) -> None:
+    """Delete what has expired, of all agents, now.
+
+    Workers do so every ten minutes; but of an episode they leave the two entries before one that lives, whose context
+    is made anew here, by the embedder.
+    """
+    _console().sweep(tenant, as_json=as_json)
+
+
 @app.command("import")
 def import_file(
     file: Annotated[

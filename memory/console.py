@@ -196,6 +196,17 @@ def forget(
         typer.echo(f"{gone:,} {'memory' if gone == 1 else 'memories'} forgotten")
 
 
+def sweep(tenant: str, *, as_json: bool) -> None:
+    """Delete what has expired."""
+    with opened() as (settings, database):
+        gone = Everything(choose.embedder(settings), Scope(tenant), database=database).sweep()
+    if as_json:
+        typer.echo(shown.dumps({"swept": gone}))
+        return
+    told = "memory had expired, and is gone" if gone == 1 else "memories had expired, and are gone"
+    typer.echo(f"{gone:,} {told}")
+
+
 def import_file(
     tenant: str,
     agent: str,

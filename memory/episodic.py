@@ -17,11 +17,12 @@ from uuid import UUID, uuid4
 from psycopg.errors import UniqueViolation
 
 from .aio import threaded
-from .base import EPISODE_LOCK, KEY_LOCK, in_context
+from .base import in_context
 from .connections import Asker
 from .drafts import Draft, Options, draft
 from .entries import Entry, Filters, Json, Seconds, Stored, limit_of, seconds_of
 from .fusion import Fusing
+from .going import EPISODE_LOCK, KEY_LOCK
 from .halves import Half
 from .recalled import asked, kept
 from .scope import NAME_BYTES

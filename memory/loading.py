@@ -22,10 +22,11 @@ from psycopg.errors import InsufficientPrivilege, UniqueViolation
 
 from ..tasks.errors import ConfigurationError, ConflictError, EntryError, ModelMismatch
 from ..tasks.queries import Numbered, load
-from .base import EPISODE_LOCK, hand_back, in_context, sql
+from .base import in_context
 from .connections import Asker, MemoryDatabase, statements
 from .covering import covers
 from .embedders.protocol import Embedder
+from .going import EPISODE_LOCK, hand_back, sql
 from .halves import Half
 from .models import Model
 from .records import Record

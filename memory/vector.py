@@ -14,10 +14,11 @@ from psycopg.errors import UniqueViolation
 
 from . import ranking
 from .aio import threaded
-from .base import KEY_LOCK, TEXT_LOCK, Memory
+from .base import Memory
 from .connections import Asker, Rows
 from .drafts import Draft, Options, draft
 from .entries import Filters, Hit, Json, Stored
+from .going import KEY_LOCK, TEXT_LOCK
 from .models import Model
 from .recalled import lines_of, recalled
 from .texts import alike, array_of, hash_of, restated, unlisted

@@ -18,10 +18,11 @@ from ..tasks.errors import EntryError
 from ..tasks.queries import Numbered
 from . import ranking
 from .aio import threaded
-from .base import conditions_in, conditions_of
+from .base import conditions_in
 from .connections import MemoryDatabase, Rows, statements
 from .drafts import Options, draft
 from .entries import Entry, Filters, Hit, Json, Seconds, Stored, limit_of, named_once, query_of, seconds_of
+from .going import conditions_of
 from .scope import NAME_BYTES, Scope
 from .texts import name_of
 
@@ -50,7 +51,8 @@ class WorkingMemory:
     """The working memory of one task: the id of a run, or any other text that its workers share.
 
     capacity: values at most, up to 1,000. A store beyond it takes out the one that was not used for the longest time.
-    ttl: seconds that a value is kept after its store, where `store` says nothing else; None: until it is forgotten.
+    ttl: seconds, or a timedelta, that a value is kept after its store, where `store` says nothing else; None: until it
+    is forgotten.
 
     Whoever shares a task shares its values; each store applies the capacity of the memory that it is called on.
 

@@ -24,6 +24,7 @@ from .dispatch import Dispatcher
 from .durations import Durations
 from .journal import Journal
 from .keeper import Keeper
+from .sweeping import Sweeping
 
 
 class Engine:
@@ -37,6 +38,7 @@ class Engine:
         self.dispatcher = Dispatcher(celery, settings, self.durations)
         self.admission = Admission(self.database, self.dispatcher, settings)
         self.sealing = Sealing(self.database, settings)
+        self.sweeping = Sweeping(self.database, settings)
         self.keeper = Keeper(self.journal, settings)
         self.actions = registry.actions
 

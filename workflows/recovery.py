@@ -185,4 +185,5 @@ CHORES: dict[str, Callable[[Engine], int]] = {
     "overdue": deadlines.queue_timeouts,
     "late": deadlines.run_deadlines,
     "sealed": lambda engine: engine.sealing.look(),
+    "swept": lambda engine: engine.sweeping.look(),
 }

@@ -1,9 +1,9 @@
 """The worker's side of the embed queue: the task `trellis.embed`, which drains what callers have asked for.
 
 The law: one drain a process, and one pass of the model at a time, of up to 32 texts of whoever asked; a text waits for
-others for 5 ms at most, until there are as many calls as in the last pass, and only where nothing else is to do. A call gets its own
-vectors or its own error. The task is only a call to look; it ends when nothing has come for a moment, or after some
-seconds with a call for the next, so a worker that is told to stop stops.
+others for 5 ms at most, until there are as many calls as in the last pass, and only where nothing else is to do. A call
+gets its own vectors or its own error. The task is only a call to look; it ends when nothing has come for a moment, or
+after some seconds with a call for the next, so a worker that is told to stop stops.
 """
 
 from __future__ import annotations

@@ -236,7 +236,8 @@ SELECT m.id, m.key, m.kind, m.agent, m.value, m.text, m.metadata, m.importance, 
   FROM memory m JOIN memory_model g ON g.id = m.model
  WHERE m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[])
    AND (m.valid_to IS NULL OR %(history)s::boolean) AND (m.expires_at IS NULL OR m.expires_at > now())
-   AND NOT EXISTS (SELECT FROM memory_model o JOIN memory n ON n.model = o.id AND n.id = m.id WHERE o.id > m.model)
+   AND NOT EXISTS (SELECT FROM memory_model o JOIN memory n ON n.model = o.id AND n.id = m.id
+                    WHERE o.id > m.model AND n.tenant = %(tenant)s::text)
  ORDER BY m.kind, m.episode, m.seq, m.valid_from, m.id
 
 -- name: exported_links

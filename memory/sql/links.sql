@@ -98,8 +98,8 @@ RETURNING {part_handed}
 DELETE FROM memory_link l
  USING (SELECT id AS link, tenant, agent, kind, metadata, source, trust, actor, NULL::text AS episode, run_id, at
           FROM memory_link) m
- WHERE l.id = m.link AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text AND m.kind = ANY(%(kinds)s::text[])
-   {part_filters}
+ WHERE l.id = m.link AND l.tenant = m.tenant AND m.tenant = %(tenant)s::text AND m.agent = %(agent)s::text
+   AND m.kind = ANY(%(kinds)s::text[]) {part_filters}
 RETURNING l.agent, l.key, sha256(convert_to(l.value::text, 'UTF8'))
 
 -- name: unlink_expired

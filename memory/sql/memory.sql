@@ -92,7 +92,8 @@ SELECT near.*
     SELECT {part_shown}, -a.distance AS similarity, a.looked
       FROM memory_among({part_given}, %(vector)s, %(depth)s::integer,
                         CASE WHEN t.tenant IS NOT NULL THEN %(most)s::integer END) a
-      JOIN memory m ON m.model = %(model)s::smallint AND m.id = a.id AND m.tenant = t.tenant
+      JOIN memory m
+        ON m.model = %(model)s::smallint AND m.id = a.id AND m.tenant = t.tenant AND m.tenant = %(tenant)s::text
     OFFSET 0
  ) near
  ORDER BY similarity + 0 DESC, id
@@ -457,6 +458,23 @@ SELECT m.id, m.agent, m.episode FROM memory m
  WHERE m.tenant = %(tenant)s::text AND m.expires_at <= now()
  ORDER BY m.expires_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED
 
+-- Of entries only those that are no context of one that lives: neither of the two behind it does.
+-- name: expired_alone
+SELECT m.id, m.agent, m.episode FROM memory m
+ WHERE m.tenant = %(tenant)s::text AND m.expires_at <= now()
+   AND NOT EXISTS (
+       SELECT FROM (SELECT n.expires_at FROM memory n
+                     WHERE n.model = m.model AND n.tenant = m.tenant AND n.agent = m.agent AND n.episode = m.episode
+                       AND n.seq > m.seq
+                     ORDER BY n.seq LIMIT 2) behind
+        WHERE behind.expires_at IS NULL OR behind.expires_at > now())
+ ORDER BY m.expires_at LIMIT %(most)s::integer FOR UPDATE OF m SKIP LOCKED
+
+-- Tenants that have something with a time, in order, and whether of one the time is over. For the tick, which has no tenant:
+-- to the role of memories it tells nothing.
+-- name: expiring
+SELECT tenant, expired FROM memory_expired(%(after)s::text, %(most)s::integer)
+
 -- Those beyond a capacity: what has expired, then the least used, where a use counts half after a week without another
 -- one. A link counts as one that was never used: what it says stays, under the key that it points to.
 -- name: surplus
@@ -518,7 +536,7 @@ DELETE FROM working w
 WITH gone AS (
     DELETE FROM memory m WHERE m.id = ANY(%(ids)s::uuid[]) AND m.tenant = %(tenant)s::text RETURNING m.id
 ), unused AS (
-    DELETE FROM memory_use u USING gone WHERE u.id = gone.id
+    DELETE FROM memory_use u USING gone WHERE u.id = gone.id AND u.tenant = %(tenant)s::text
 )
 SELECT count(DISTINCT id) FROM gone
 
@@ -538,6 +556,7 @@ UPDATE memory m
               WHERE e.tenant = %(tenant)s::text AND e.agent = f.agent AND e.episode = f.episode AND e.seq < f.seq
               ORDER BY e.seq DESC LIMIT 2) p) b
  WHERE f.id = ANY(%(ids)s::uuid[]) AND f.tenant = %(tenant)s::text AND m.model = f.model AND m.id = f.id
+   AND m.tenant = %(tenant)s::text
 
 -- Rows without a vector, each with the text before it.
 -- name: bare
@@ -570,6 +589,7 @@ SELECT n.id, %(tenant)s::text, n.hits, clock_timestamp()
   FROM unnest(%(ids)s::uuid[], %(hits)s::bigint[]) AS n(id, hits)
  WHERE EXISTS (SELECT FROM memory m WHERE m.id = n.id AND m.tenant = %(tenant)s::text)
 ON CONFLICT (id) DO UPDATE SET hits = u.hits + excluded.hits, last_hit = excluded.last_hit
+ WHERE u.tenant = excluded.tenant
 
 -- name: uses
 SELECT id, hits, last_hit FROM memory_use WHERE tenant = %(tenant)s::text AND id = ANY(%(ids)s::uuid[])

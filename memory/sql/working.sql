@@ -29,7 +29,7 @@ value, text, hash, metadata, importance, source, trust, actor, at, run_id, step
 
 -- name: part_room
 -- The newest is no candidate for eviction, so it cannot be lost to it. A few rows whose time is over go as well,
--- of whichever task of the tenant: so no chore has to look for them.
+-- of whichever task of the tenant; the tick takes out those that nobody comes across.
 others AS (
     SELECT key, expires_at,
            row_number() OVER (ORDER BY coalesce(expires_at <= clock_timestamp(), false), used DESC) AS place
@@ -43,7 +43,7 @@ others AS (
     RETURNING w.key, w.used, w.expires_at
 ), swept AS (
     DELETE FROM working
-     WHERE ctid = ANY (ARRAY(
+     WHERE tenant = %(tenant)s::text AND ctid = ANY (ARRAY(
         SELECT ctid FROM working
          WHERE tenant = %(tenant)s::text AND expires_at <= now() AND (agent, task) <> (%(agent)s::text, %(task)s::text)
          ORDER BY expires_at LIMIT 20
@@ -156,6 +156,16 @@ DELETE FROM working w
  WHERE {part_mine} {part_filters} AND (m.owner IS NULL OR NOT %(own_only)s::boolean)
    AND w.tenant = m.tenant AND w.agent = m.agent AND w.task = m.task AND w.key = m.key
 RETURNING w.expires_at IS NULL OR w.expires_at > clock_timestamp()
+
+-- name: expired
+WITH gone AS (
+    DELETE FROM working
+     WHERE tenant = %(tenant)s::text AND ctid = ANY (ARRAY(
+        SELECT ctid FROM working WHERE tenant = %(tenant)s::text AND expires_at <= now()
+         ORDER BY expires_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
+    RETURNING 1
+)
+SELECT count(*) FROM gone
 
 -- name: clear
 WITH gone AS (

@@ -15,6 +15,7 @@ from fences import PAGES, ROOT
 
 import trellis.tasks
 import trellis.workflows
+from trellis.memory.actions import AuditAction
 from trellis.tasks.errors import TrellisError
 from trellis.tasks.settings import PREFIX, Settings
 from trellis.workflows.spec import CallSpec, MapSpec, StepSpec, ThenSpec, UndoSpec, WorkflowSpec
@@ -121,6 +122,15 @@ def test_every_event_is_there() -> None:
     kinds |= {f"run.{state.value}" for state in RunState if state in (RunState.FAILED, RunState.CANCELLED)}
     kinds |= set(re.findall(r"""\blog\.(?:debug|info|warning|error|exception)\(\s*"([a-z.]+)\"""", sources))
     assert sorted(kind for kind in kinds if f"| `{kind}` |" not in text) == []
+
+
+def test_every_action_of_the_audit_log_is_there() -> None:
+    """The table of explain/audit.md and the catalogue have the same codes."""
+    text = (ROOT / "docs/explain/audit.md").read_text(encoding="utf-8")
+    first_cells = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    assert sorted(code for cell in first_cells for code in re.findall(r"`(.+?)`", cell)) == sorted(
+        AuditAction
+    )
 
 
 def test_every_move_of_a_state_is_there() -> None:

@@ -47,7 +47,10 @@ def test_rows_are_listed_newest_first_and_narrowed_down(audit: Audit) -> None:
     nothing = audit("list", "--actor", "nobody")
     assert (nothing.exit_code, nothing.stdout) == (0, "")
     assert isinstance(audit("list", "--action", "run.stared").exception, ParameterError)
-    assert isinstance(audit("list", "--since", "soon").exception, ParameterError)
+    for option, value in (("since", "soon"), ("run", "x"), ("outcome", "well"), ("until", "never")):
+        refused = audit("list", f"--{option}", value).exception
+        assert isinstance(refused, ParameterError)
+        assert list(refused.problems) == [option]  # as it is called on the command line
 
 
 def test_an_export_is_json_lines_or_a_table_without_formulas(audit: Audit, tmp_path: Path) -> None:

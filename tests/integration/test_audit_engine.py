@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import psycopg
 import pytest
 import steps
 from pydantic import SecretStr
+from redactions import CASES
 from stack import Stack
 
 from trellis.memory.actions import AuditAction
@@ -16,6 +18,7 @@ from trellis.memory.history import Filter, History
 from trellis.tasks.app import sender
 from trellis.tasks.database import Database
 from trellis.tasks.errors import NotPermitted
+from trellis.tasks.redaction import redact
 from trellis.workflows import Client, Workflow, auditing
 from trellis.workflows.engine import Engine
 from trellis.workflows.recovery import tick
@@ -128,6 +131,65 @@ def test_what_people_say_about_steps_is_written_without_what_it_holds(stack: Sta
         ("doubt.resolved", True, f"step:{run}/hears", {"answer": "done"}),
         ("dead_letter.discarded", False, f"step:{run}/hears", None),
     ]
+
+
+def test_what_people_say_to_a_run_is_found_by_its_tenant_and_correlation_id(stack: Stack) -> None:
+    """A vote, a signal, a doubt and a dead letter, as all else of the run; of another tenant there is nothing."""
+    wf = Workflow("heard", register=False)
+    wf.approve("may", "May it?")
+    wf.wait_for("hears", "go")
+    for tenant, correlation in (("acme", "order-7"), ("umbrella", "order-8")):
+        for vote in (stack.client.approve, stack.client.reject):
+            run = stack.client.start(wf, tenant=tenant, correlation_id=correlation).id
+            stack.engine.run_bundle("trellis.approve", run, [0])
+            vote(run, "may", by="ann")
+        stack.client.signal(run, "go", {})
+        event = "INSERT INTO event (run_id, kind, idx, attempt, detail) VALUES (%s, %s, 1, 1, '{}')"
+        for kind in ("step.resolved", "dead.discarded"):
+            stack.rows(event, run, kind)
+    said_to = ["approval.given", "approval.refused", "signal.sent", "doubt.resolved", "dead_letter.discarded"]
+    for tenant, correlation in (("acme", "order-7"), ("umbrella", "order-8")):
+        rows = History(stack.client.database).rows(Filter(tenant=tenant))
+        assert [row.action for row in reversed(rows) if not row.action.startswith("run.")] == said_to
+        assert {(row.tenant, row.correlation_id) for row in rows} == {(tenant, correlation)}
+
+
+def test_secrets_are_taken_out_of_what_triggers_write(stack: Stack) -> None:
+    """Wherever a person may write one: the comment and the name of a vote, a signal's name and id, whose connection."""
+    url = "postgres://u:hunter2@h/db"
+    client = Client(stack.settings.model_copy(update={"actor": f"ann of {url}"}))
+    wf = Workflow("careless", register=False)
+    wf.approve("may", "May it?")
+    wf.wait_for("hears", f"go {url}")
+    run = client.start(wf).id
+    stack.engine.run_bundle("trellis.approve", run, [0])
+    client.approve(run, "may", by=f"bob of {url}", comment=f"I tried it at {url}, password=hunter2")
+    client.signal(run, f"go {url}", {}, id=f"k {url}")
+    client.pause(queue=f"of {url}")
+    client.close()
+    shown = "postgres://u:***@h/db"
+    rows = {row.action: row for row in History(stack.client.database).rows()}
+    assert rows["approval.given"].actor == f"bob of {shown}"
+    assert rows["approval.given"].detail is not None
+    assert rows["approval.given"].detail["comment"] == f"I tried it at {shown}, password=***"
+    assert rows["approval.given"].detail["via"] == f"ann of {shown}"
+    assert rows["signal.sent"].detail == {"signal": f"go {shown}", "id": f"k {shown}"}
+    assert rows["queue.paused"].target == f"queue:of {shown}"
+    assert {row.actor for row in rows.values()} == {f"ann of {shown}", f"bob of {shown}"}
+    assert stack.rows("SELECT FROM audit_log l WHERE l::text LIKE '%%hunter2%%'") == []
+
+
+def test_the_rule_of_the_database_for_secrets_is_that_of_all_others(stack: Stack) -> None:
+    """The same cases, as a detail and, where one is a text, as a target; and a row is written by that rule."""
+    for value, expected in (*CASES, ("a" * 100_000 + "://u:pw@h", "a" * 100_000 + "://u:***@h")):
+        assert redact(value) == expected
+        given = json.dumps(value)
+        assert stack.rows("SELECT audit_redacted(%s::jsonb)", given) == [(expected,)], value
+        if isinstance(value, str):
+            assert stack.rows("SELECT audit_redacted_text(%s)", value) == [(expected,)], value
+        written = "SELECT audit_write('run.started', NULL, jsonb_build_object('x', %s::jsonb))"
+        stack.rows(written, given)
+        assert stack.rows("SELECT detail->'x' FROM audit_log ORDER BY id DESC LIMIT 1") == [(expected,)]
 
 
 def test_settings_are_written_when_a_process_of_a_role_begins_with_others(stack: Stack) -> None:

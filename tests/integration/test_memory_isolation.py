@@ -9,14 +9,25 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+import pyarrow
 import pytest
 from memories import EMBEDDER, opened
 from psycopg.errors import InsufficientPrivilege
+from pyarrow import parquet
 from stack import Stack
 
-from trellis.memory import EpisodicMemory, Filters, HybridMemory, Scope, VectorMemory, export, import_jsonl
-from trellis.memory.base import sql
+from trellis.memory import (
+    EpisodicMemory,
+    Filters,
+    HybridMemory,
+    Scope,
+    VectorMemory,
+    export,
+    import_jsonl,
+    import_parquet,
+)
 from trellis.memory.connections import ROLE, MemoryDatabase, statements
+from trellis.memory.going import sql
 from trellis.memory.stats import agents, keys, stats
 from trellis.tasks.errors import ConfigurationError, IsolationMissing
 
@@ -28,6 +39,7 @@ TABLES = (
 DEFINERS = {  # what runs as the owner for the role: each names the tenant itself, or touches no row of one
     "memory_among", "memory_lexical", "memory_count_words", "memory_open_model", "memory_index", "memory_unindex",
     "audit_partition",
+    "memory_expired",  # tells the role nothing: test_sweeping.py
 }  # fmt: skip
 
 
@@ -47,13 +59,17 @@ def theirs(database: MemoryDatabase, tmp_path: Path) -> dict[str, Any]:
     path = tmp_path / "theirs.jsonl"
     path.write_text('{"key": "file", "value": "a secret file"}\n')
     import_jsonl(path, EMBEDDER, Scope(THEIRS, "ann"), database=database)
-    facts.store("city", "the secret city is Atlantis", metadata={"m": 1}, actor="Nemo")
+    facts.store("city", "the secret city is Atlantis", metadata={"m": 1}, actor="Nemo", run=RUN, step=1)
     facts.store("city2", "The secret city is ATLANTIS")
     facts.store("food", "the kelp of this city is good")
     facts.retrieve("city")
     entry = facts.retrieve("city")
     episodes = EpisodicMemory(EMBEDDER, Scope(THEIRS, "ann"), database=database)
-    episodes.append("talk", "the secret city is far away")
+    episodes.append("talk", "the secret city is far away", run=RUN)
+    both = HybridMemory(EMBEDDER, Scope(THEIRS, "ann"), database=database)
+    for filters in FINDING:  # so that it is not for want of such rows that others find nothing
+        assert both.search("secret city", filters=filters) != [], filters
+    both.flush()
     facts.flush()
     with database.writing(THEIRS) as asker:
         given = {"model": 1, "agent": "ann", "kind": "fact", "sample": 100}
@@ -64,17 +80,29 @@ def theirs(database: MemoryDatabase, tmp_path: Path) -> dict[str, Any]:
     return {"id": entry.id, "tenant": THEIRS}
 
 
-FILTERS = [
+RUN = UUID("01a1fa7f-7721-7af7-b67e-04c5e1867f0d")  # theirs
+LONG_AGO, ONE_DAY = datetime(2000, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
+FINDING = [
     None,
     Filters(metadata={"m": 1}),
-    Filters(metadata={"tenant": THEIRS}),
-    Filters(metadata={"x') OR 1=1--": 1}),
     Filters(metadata={}),
     Filters(actors=["Nemo"]),
     Filters(sources=["user"]),
     Filters(episode="talk"),
-    Filters(episode="' OR tenant = 'umbrella"),
     Filters(min_trust=0),
+    Filters(run=RUN),
+    Filters(run=RUN, episode="talk"),
+    Filters(since=LONG_AGO),
+    Filters(until=ONE_DAY),
+    Filters(since=LONG_AGO, until=ONE_DAY),
+]
+FILTERS = [
+    *FINDING,
+    Filters(metadata={"tenant": THEIRS}),
+    Filters(metadata={"x') OR 1=1--": 1}),
+    Filters(episode="' OR tenant = 'umbrella"),
+    Filters(until=LONG_AGO),
+    Filters(since=ONE_DAY),
 ]
 
 
@@ -126,7 +154,43 @@ def reads_a_task(ours: HybridMemory, their_fact: UUID) -> None:
     assert working.clear() == 0
 
 
-def everything(stack: Stack) -> list[Any]:
+def test_what_is_written_under_their_names_is_ours_alone(
+    database: MemoryDatabase, theirs: dict[str, Any], stack: Stack, tmp_path: Path
+) -> None:
+    """The same keys, episode, task, run and words: it is new, knows nothing of theirs, and changes nothing of it."""
+    before = everything(stack, THEIRS)
+    assert all(before)
+    ours = HybridMemory(EMBEDDER, Scope(OURS, "ann"), task="run-1", database=database)
+    for key, value in (("city", "the secret city is Atlantis"), ("city2", "The secret town is ATLANTIS")):
+        assert ours.store(key, value, run=RUN, step=1, actor="Nemo").outcome == "added"
+    assert ours.append("talk", "the secret city is far away", run=RUN).outcome == "added"
+    assert [each.outcome for each in ours.extend("talk", [("we went there", {"run": RUN})])] == ["added"]
+    assert [entry.seq for entry in ours.recent(filters=Filters(episode="talk"))] == [2, 1]
+    assert ours.working is not None
+    assert ours.working.store("code", "our own number").evicted == ()
+    assert {item.key for item in ours.working.items()} == {"city", "city2", "code"}
+    file = tmp_path / "theirs.jsonl"  # the file that they have imported, byte for byte
+    assert import_jsonl(file, EMBEDDER, Scope(OURS, "ann"), database=database).added == 1
+    columns = {"key": ["file2", "city"], "value": ['"another"', '"our own city"'], "run_id": [str(RUN)] * 2}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    done = import_parquet(tmp_path / "a.parquet", EMBEDDER, Scope(OURS, "ann"), database=database)
+    assert (done.added, done.replaced) == (1, 1)
+    assert {entry.key for entry in ours.facts.history("city")} == {"city"}
+    assert len(ours.search("", limit=50, filters=Filters(run=RUN))) == 5
+    assert ours.forget(filters=Filters(run=RUN)) > 0
+    assert ours.forget("code") == 1
+    assert ours.working.clear() == 0
+    assert ours.sweep() == 0
+    ours.flush()
+    assert everything(stack, THEIRS) == before
+
+
+def everything(stack: Stack, tenant: str | None = None) -> list[Any]:
+    if tenant is not None:
+        return [
+            stack.rows(f"SELECT * FROM {table} t WHERE tenant = %s ORDER BY t::text", tenant)
+            for table in TABLES
+        ]
     return [stack.rows(f"SELECT * FROM {table} t ORDER BY t::text") for table in TABLES]
 
 

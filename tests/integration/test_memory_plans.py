@@ -15,9 +15,10 @@ from memories import opened
 from stack import Stack, stack_of
 
 from trellis.memory import EpisodicMemory, Filters, Scope, VectorMemory, ranking
-from trellis.memory.base import ALONE, CONDITIONS, sql
+from trellis.memory.base import ALONE, CONDITIONS
 from trellis.memory.connections import MemoryDatabase, statements
 from trellis.memory.embedders.hashing import HashingEmbedder
+from trellis.memory.going import sql
 from trellis.tasks.embedded import Servers
 from trellis.tasks.queries import Numbered, numbered
 

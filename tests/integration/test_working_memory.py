@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 import redis
 from forks import Forked
-from stack import Stack
+from stack import Stack, eventually
 
 from trellis.memory.connections import MemoryDatabase
 from trellis.memory.scope import Scope
@@ -94,7 +97,7 @@ def test_the_time_to_live_of_the_memory_is_that_of_a_store_that_says_nothing(
     database: MemoryDatabase,
 ) -> None:
     memory = WorkingMemory(database, Scope(), "run", ttl=60)
-    memory.store("own", 1, ttl=3600)
+    memory.store("own", 1, ttl=timedelta(hours=1))
     memory.store("usual", 1)
     usual, own = memory.items()
     assert usual.expires_at is not None
@@ -176,9 +179,11 @@ def test_wrong_arguments_are_refused_at_once(database: MemoryDatabase, memory: W
     for capacity in (0, -1, 1001, True, 2.5):
         with pytest.raises(EntryError, match="capacity"):
             WorkingMemory(database, Scope(), "run", capacity=capacity)  # type: ignore[arg-type]
-    for ttl in (0, -1, float("inf"), float("nan"), "5", True):
+    for ttl in (0, -1, float("inf"), float("nan"), "5", True, 1e300, timedelta(days=99_999), timedelta(0)):
         with pytest.raises(EntryError, match="ttl"):
             memory.store("key", 1, ttl=ttl)  # type: ignore[arg-type]
+        with pytest.raises(EntryError, match="ttl"):
+            WorkingMemory(database, Scope(), "run", ttl=ttl)  # type: ignore[arg-type]
     with pytest.raises(EntryError, match="task"):
         WorkingMemory(database, Scope(), "a\0")
     with pytest.raises(ValueTooLarge):
@@ -246,6 +251,47 @@ def test_values_of_before_the_search_are_found(servers: Servers, stack: Stack) -
     finally:
         with psycopg.connect(servers.postgres.url("postgres"), autocommit=True) as admin:
             admin.execute("DROP DATABASE earlier WITH (FORCE)")
+
+
+WRITES = """
+import sys
+from trellis.memory.connections import MemoryDatabase
+from trellis.memory.scope import Scope
+from trellis.memory.working import WorkingMemory
+from trellis.tasks.settings import load
+
+memory = WorkingMemory(MemoryDatabase(load()), Scope("acme", "planner"), "run-1", capacity=5)
+number = 0
+while True:
+    memory.store(f"k{number}", {"number": number})
+    with open(sys.argv[1], "a") as told:
+        told.write(f"{number}\\n")
+    number += 1
+"""
+
+
+def test_what_was_stored_outlives_a_kill_of_the_process_that_stored_it(
+    stack: Stack, memory: WorkingMemory, tmp_path: Path
+) -> None:
+    """SIGKILL in the midst of writing: what a store has answered for is there, and the memory goes on."""
+    program, told = tmp_path / "writes.py", tmp_path / "told"
+    program.write_text(WRITES)
+    writing = Forked(
+        ["python", str(program), str(told)], stack.environment(TRELLIS_IMPORTS=""), tmp_path / "log"
+    )
+    eventually(lambda: told.exists() and told.read_text().count("\n") > 20)
+    os.kill(writing.pid, signal.SIGKILL)
+    assert writing.wait(30) == -signal.SIGKILL
+    last = told.read_text().count("\n") - 1
+    found = {item.key: item.value for item in memory.items()}
+    newest = max(int(key[1:]) for key in found)
+    assert last <= newest <= last + 1  # the one in the midst of which it was killed may be there
+    assert found == {f"k{n}": {"number": n} for n in range(newest - 4, newest + 1)}
+    entry = memory.retrieve(f"k{last}")
+    assert entry is not None
+    assert entry.value == {"number": last}
+    memory.store("next", 1)  # nobody holds its lock
+    assert len(memory.items()) == 6
 
 
 def test_it_outlives_a_flush_of_redis_and_a_new_process(stack: Stack, memory: WorkingMemory) -> None:

@@ -115,10 +115,10 @@ def _far(node: dict[str, Any], table: str, limited: bool, known: Mapping[str, st
 
 def _thrown_away(node: dict[str, Any], known: Mapping[str, str]) -> set[str]:
     """What a scan asks of its entries beyond what is true of all of them."""
-    return _parts(node.get("Filter", "")) - _parts(known.get(node["Index Name"], ""))
+    return parts(node.get("Filter", "")) - parts(known.get(node["Index Name"], ""))
 
 
-def _parts(condition: str) -> set[str]:
+def parts(condition: str) -> set[str]:
     """The parts of a condition, as far as AND joins them at its top."""
     depth, begin, found = 0, 0, []
     inner = condition[1:-1] if condition.startswith("((") else condition

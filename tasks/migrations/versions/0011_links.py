@@ -7,7 +7,7 @@ before counts from the time that was told of it.
 from alembic import op
 
 revision = "0011"
-down_revision = "0009"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
