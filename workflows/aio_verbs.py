@@ -82,14 +82,19 @@ class AsyncVerbs:
         workflow: str | None = None,
         *,
         state: RunState | str | None = None,
+        status: RunState | str | None = None,
         tags: Sequence[str] = (),
         since: Since | None = None,
+        from_step: str | None = None,
+        params: Mapping[str, Json] | None = None,
+        inputs: Mapping[str, Mapping[str, Json]] | None = None,
         dry_run: bool = False,
     ) -> Bulk:
         """See `Client.bulk`."""
         return await asyncio.to_thread(
-            self.sync.bulk, verb, workflow, state=state, tags=tags, since=since, dry_run=dry_run
-        )
+            self.sync.bulk, verb, workflow, state=state, status=status, tags=tags, since=since,
+            from_step=from_step, params=params, inputs=inputs, dry_run=dry_run,
+        )  # fmt: skip
 
     async def delete(self, run: Run | str) -> None:
         """See `Client.delete`."""

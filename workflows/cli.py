@@ -27,6 +27,7 @@ from . import (
     cli_distill,
     cli_reindex,
     files,
+    modules,
     registry,
     render,
     rollcall,
@@ -36,6 +37,7 @@ from . import (
 )
 from .beginnings import Debounce
 from .cli_bulk import Asked, SinceOption, Verb
+from .cli_changes import ChangedInputs, ChangedParams, Changes, FromStep
 from .cli_doubts import register as register_doubts
 from .cli_schedules import app as schedules_app
 from .cli_secrets import app as secrets_app
@@ -197,23 +199,34 @@ def runs(
         typer.Option("--tag", metavar="TAG", help="Only runs with this tag; may be given again."),
     ] = None,
     since: SinceOption = None,
+    from_step: FromStep = None,
+    params: ChangedParams = None,
+    inputs: ChangedInputs = None,
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, max=10_000, help="So many at most; for lists.")
     ] = 20,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With a verb: only count them.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With a verb: do not ask.")] = False,
     as_json: AsJson = False,
+    imports: Imports = None,
 ) -> None:
     """List runs, newest first, or do something to all of them.
 
     VERB is retry, rerun, cancel, pause, resume or delete, and means every run that the options say and that it can be
     done to, e.g. `trellis runs --workflow nightly --status failed --since 1d retry`. It counts them and asks first.
+    A rerun takes the options of `trellis rerun`, and with one of them it means runs that succeeded as well; values are
+    read as the newest of the runs takes them.
     """
     asked = Asked(workflow, None if state is None else state.value, tuple(tags or ()), since)
     moment = asked.moment
-    with _journal() as client:
+    changes = Changes(from_step, params or (), inputs or ())
+    cli_bulk.check(verb, changes)
+    settings = _settings(imports)
+    if changes.given:
+        modules.import_all(settings.imports)
+    with _journal(settings) as client:
         if verb is not None:
-            cli_bulk.do(client, verb, asked, dry_run=dry_run, yes=yes, as_json=as_json)
+            cli_bulk.do(client, verb, asked, changes, dry_run=dry_run, yes=yes, as_json=as_json)
         found = client.list(asked.workflow, state=asked.state, tags=asked.tags, since=moment, limit=limit)
         if as_json:
             typer.echo(show.dumps([show.run_json(each) for each in found]))

@@ -18,8 +18,9 @@ from rich.text import Text
 from ..tasks import spans
 from ..tasks.errors import ConfigurationError, NotFound, StateError
 from ..tasks.terminal import console, hint
-from . import arguments, misfit, modules, registry, show, words
+from . import misfit, modules, registry, show, words
 from .cli_bulk import SinceOption
+from .cli_changes import ChangedInputs, ChangedParams, Changes, FromStep
 from .client import Client
 from .records import DeadLetter, Run
 from .retention import FOREVER
@@ -83,30 +84,9 @@ def retry(run_ids: RunIds) -> None:
 
 def rerun(
     run_id: RunId,
-    from_step: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="STEP",
-            help="Compute this step again and all behind it; without it, what did not succeed.",
-            show_default=False,
-        ),
-    ] = None,
-    params: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--param", "-p", metavar="KEY=VALUE", help="A parameter to change; lists and objects as JSON."
-        ),
-    ] = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="STEP.INPUT=VALUE",
-            help="An input of a step to change, as a plain value.",
-        ),
-    ] = None,
+    from_step: FromStep = None,
+    params: ChangedParams = None,
+    inputs: ChangedInputs = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Watch the run until it is over.")] = False,
     as_json: AsJson = False,
     imports: Imports = None,
@@ -120,13 +100,8 @@ def rerun(
     modules.import_all(settings.imports)
     with journal(settings) as client:
         old = client.get(Summaries(client.database).find(run_id))
-        spec = client.definition(old)
-        new = client.rerun(
-            old,
-            from_step=from_step,
-            params=arguments.parse(spec, params or ()) if params else None,
-            inputs=arguments.inputs(spec, inputs or ()) if inputs else None,
-        )
+        changes = Changes(from_step, params or (), inputs or ())
+        new = client.rerun(old, **changes.read(client.definition(old)))
         if wait:
             new = watch(client, new, as_json=as_json)
             (report_json(client, new, steps=False) if as_json else report(client, new))

@@ -192,22 +192,30 @@ class Verbs:
         workflow: str | None = None,
         *,
         state: RunState | str | None = None,
+        status: RunState | str | None = None,
         tags: Sequence[str] = (),
         since: Since | None = None,
+        from_step: str | None = None,
+        params: Mapping[str, Json] | None = None,
+        inputs: Mapping[str, Mapping[str, Json]] | None = None,
         dry_run: bool = False,
     ) -> Bulk:
         """Do something to every run that `list` would find, one after the other, the newest first.
 
         verb: retry, rerun, cancel, pause, resume or delete. Without `state` it means the runs that it can be done to.
+        from_step, params, inputs: for reruns, as in `rerun`; with one of them those that succeeded are meant as well.
         dry_run: only count them. Runs that are accepted meanwhile are not meant; one that refuses is named in the
         answer, and the others are done.
 
-        Raises DefinitionError for an unknown verb, a state that does not fit it, or no condition at all.
+        Raises DefinitionError for an unknown verb, changes or a state that do not fit it, or no condition at all.
         """
-        return apply(self._deeds, self._queries, verb, search(workflow, state, tags, since), dry_run=dry_run)
+        wanted = search(workflow, state, tags, since, status)
+        asked = {"from_step": from_step, "params": params, "inputs": inputs}
+        changes = {name: value for name, value in asked.items() if value is not None}
+        return apply(self._deeds, self._queries, verb, wanted, changes, dry_run=dry_run)
 
     @property
-    def _deeds(self) -> dict[str, Callable[[str], object]]:
+    def _deeds(self) -> dict[str, Callable[..., object]]:
         return {
             "retry": self.retry,
             "rerun": self.rerun,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import steps
 from sides import Side
 
 from trellis.tasks.errors import DefinitionError, NotFound, StateError
-from trellis.workflows import RunState, Workflow
+from trellis.workflows import Run, RunState, Workflow
 
 
 def held(name: str) -> Workflow:
@@ -75,6 +76,61 @@ def test_many_runs_are_done_something_to_at_once(side: Side, wf: Workflow) -> No
     for verb, wanted in (("forget", {"workflow": "a"}), ("cancel", {}), ("retry", {"state": "running"})):
         with pytest.raises(DefinitionError):
             bulk(verb, **wanted)  # type: ignore[arg-type]
+
+
+def test_many_runs_are_repeated_with_changes(side: Side, wf: Workflow, tmp_path: Path) -> None:
+    """Those that succeeded too, each once; a rerun that is over at once is none of them. What refuses is named."""
+    file = tmp_path / "there"
+    plain = Workflow(wf.name, params={"n": int}, register=False)
+    plain.step("last", steps.add, a=plain.step("first", steps.add, a=plain.params.n), b=10)
+    broken = Workflow(wf.name, params={"n": int}, register=False)
+    broken.step("last", steps.works_if, file=str(file), value=broken.params.n)
+    other = Workflow(f"{wf.name}-other", params={"n": str}, register=False)
+    other.step("only", steps.kind, value=other.params.n)
+    fine, bad = side.finish(plain, {"n": 1}, tags=[wf.name]), side.finish(broken, {"n": 2}, tags=[wf.name])
+    strange = side.finish(other, {"n": "a"}, tags=[wf.name])
+    assert [side.client.get(run).state for run in (fine, bad)] == [RunState.SUCCEEDED, RunState.FAILED]
+    file.touch()
+
+    def results(runs: list[Run]) -> list[object]:
+        new = [run for old in runs for run in side.client.linked(old, "rerun")]
+        return [side.client.result(side.client.wait(run, timeout=60), "last") for run in new]
+
+    bulk = side.client.bulk
+    assert bulk("rerun", wf.name, dry_run=True).matched == 1
+    assert bulk("rerun", wf.name, from_step="last", dry_run=True) == (2, 0, [])
+    assert bulk("rerun", wf.name, from_step="last") == (2, 2, [])
+    assert results([fine, bad]) == [12, 2]
+    again = bulk("rerun", tags=[wf.name], status="succeeded", from_step="first", params={"n": 5})
+    assert (again.matched, again.done) == (4, 2)
+    assert results([fine]) == [12, 16]
+    whys = dict(again.refused)
+    assert "no step 'first'" in whys[strange.id]
+    assert len(whys) == 2
+    assert bulk("rerun", wf.name, inputs={"first": {"b": 4}}, status="failed").refused[0][0] == bad.id
+    assert bulk("rerun", f"{wf.name}-other", params={"n": 7}).refused[0][0] == strange.id
+    for name, change in (("from_step", "last"), ("params", {"n": 1}), ("inputs", {"last": {"b": 1}})):
+        with pytest.raises(DefinitionError, match=f"{name}= says what a rerun computes again"):
+            bulk("retry", wf.name, **{name: change})  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match="give from_step, params or inputs"):
+        bulk("rerun", wf.name, state="succeeded")
+
+
+def test_status_is_another_name_of_state(side: Side, wf: Workflow) -> None:
+    """In a list, a count and a bulk; under both names at once it is refused."""
+    wf.step("only", steps.noop)
+    run = side.finish(wf)
+    client = side.client
+    assert [each.id for each in client.list(wf.name, status="succeeded")] == [run.id]
+    assert client.list(wf.name, status=RunState.FAILED) == []
+    assert (client.count(wf.name, status="succeeded"), client.count(wf.name, status="failed")) == (1, 0)
+    assert client.bulk("delete", wf.name, status="failed", dry_run=True).matched == 0
+    assert client.bulk("delete", wf.name, status="succeeded", dry_run=True).matched == 1
+    for ask in (client.list, client.count, lambda **given: client.bulk("delete", **given)):
+        with pytest.raises(DefinitionError, match="state= and status= are two names of one condition"):
+            ask(state="failed", status="failed")
+        with pytest.raises(DefinitionError, match="status='over': a run is"):
+            ask(status="over")
 
 
 def test_a_run_is_deleted_whole_when_nobody_needs_it(side: Side, wf: Workflow) -> None:

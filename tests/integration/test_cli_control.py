@@ -128,6 +128,35 @@ def test_one_verb_for_many(stack: Stack, trellis: Trellis, tmp_path: Path) -> No
     assert "neither a span of time" in str(trellis("runs", "--since", "yesterday", "cancel").exception)
 
 
+def test_many_are_repeated_with_changes(stack: Stack, trellis: Trellis, tmp_path: Path) -> None:
+    """The options of a rerun, read as the runs take them; what refuses is named, and another verb takes none."""
+    file = tmp_path / "there"
+    bad = failed(stack, file)
+    file.touch()
+    good = failed(stack, file)
+    assert stack.client.get(good).state is RunState.SUCCEEDED
+    asked = ("runs", "--workflow", "flow")
+    assert trellis(*asked, "rerun", "--dry-run").stdout == "1 run would be rerun\n"
+    changed = ("rerun", "--from", "first", "-p", "n=4", "-i", "first.b=10", "--yes")
+    assert trellis(*asked, *changed, "--dry-run").stdout == "2 runs would be rerun\n"
+    done = trellis(*asked, *changed)
+    assert (done.exit_code, done.stdout) == (0, "2 runs rerun\n")
+    for old in (bad, good):
+        [new] = stack.client.linked(old, "rerun")
+        stack.drain(new.id)
+        assert stack.client.result(new, "bad") == 14
+    refused = trellis(*asked, "--status", "failed", "rerun", "--from", "gone", "--yes")
+    assert (refused.exit_code, refused.stdout) == (1, "0 runs rerun\n")
+    assert "no step 'gone'" in refused.stderr
+    assert "'n'" in str(trellis(*asked, "rerun", "-p", "n", "--yes").exception)
+    for arguments, name in (
+        (("retry", "--from", "first", "--yes"), "--from"),
+        (("cancel", "-p", "n=1", "--yes"), "--param"),
+        (("-i", "first.b=1"), "--input"),
+    ):
+        assert f"{name} says what a rerun computes again" in str(trellis(*asked, *arguments).exception)
+
+
 def test_retention_and_check(stack: Stack, trellis: Trellis) -> None:
     assert trellis("retention", "set", "flow", "12h").stdout == "runs of flow are kept: 12h\n"
     trellis("retention", "set", "always", "forever")
