@@ -35,7 +35,7 @@ from . import (
     sources,
     words,
 )
-from .beginnings import Debounce
+from .beginnings import Debounce, Singleton
 from .cli_bulk import Asked, SinceOption, Verb
 from .cli_changes import ChangedInputs, ChangedParams, Changes, FromStep
 from .cli_doubts import register as register_doubts
@@ -127,6 +127,14 @@ def run(
         str | None,
         typer.Option(help="While a run with this key is open, give it back.", show_default=False),
     ] = None,
+    singleton_window: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="With --singleton: give it back for so long after it was accepted, though it is over.",
+            show_default=False,
+        ),
+    ] = None,
     tags: Annotated[
         list[str] | None,
         typer.Option("--tag", metavar="TAG", help="A text by which the run is found; may be given again."),
@@ -138,6 +146,14 @@ def run(
     debounce_wait: Annotated[
         float, typer.Option(metavar="SECONDS", help="With --debounce: from the last start to the run.")
     ] = 5.0,
+    debounce_max: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="With --debounce: from the first start to the run, however many follow.",
+            show_default=False,
+        ),
+    ] = None,
     tenant: Annotated[
         str | None, typer.Option(help="Whose run it is: tenants take turns.", show_default=False)
     ] = None,
@@ -153,6 +169,8 @@ def run(
 
     Prints its id. With --wait watches it instead, then exits with 0 if it succeeded and 1 if it did not.
     """
+    _need("--singleton", singleton, "--singleton-window", singleton_window)
+    _need("--debounce", debounce, "--debounce-max", debounce_max)
     with _journal(_settings(imports)) as client:
         workflow = sources.workflow(target, client, partial(rollcall.module_known, celery))
         values = arguments.parse(workflow.spec, params or (), params_file)
@@ -164,8 +182,8 @@ def run(
             tags=tags or (),
             at=arguments.moment(at),
             delay=delay,
-            singleton=singleton,
-            debounce=None if debounce is None else Debounce(debounce, debounce_wait),
+            singleton=None if singleton is None else Singleton(singleton, singleton_window),
+            debounce=None if debounce is None else Debounce(debounce, debounce_wait, debounce_max),
             tenant=tenant,
             deadline=deadline,
         )
@@ -337,6 +355,12 @@ def _end(client: Client, run: Run, *, as_json: bool, steps: bool) -> NoReturn:
     else:
         report(client, run)
     raise typer.Exit(exit_code(run))
+
+
+def _need(option: str, given: str | None, more: str, value: float | None) -> None:
+    """Refuse an option that means nothing without another one. Raises ConfigurationError."""
+    if value is not None and given is None:
+        raise ConfigurationError(f"{more} goes with {option}: give that one its key, or leave {more} out")
 
 
 def _with_key(client: Client, workflow: str, key: str) -> Run | None:

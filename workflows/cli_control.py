@@ -237,15 +237,26 @@ def replay(run_ids: RunIds) -> None:
     retry(run_ids)
 
 
-def discard(run_ids: RunIds) -> None:
-    """Remove the dead letters of runs. The runs stay as they are."""
+def discard(
+    run_ids: RunIds,
+    step: Annotated[
+        str | None, typer.Option(help="Only the dead letter of this step.", show_default=False)
+    ] = None,
+) -> None:
+    """Remove the dead letters of runs. The runs stay as they are. Exits with 1 where one of them had none."""
     with journal() as client:
         summaries = Summaries(client.database)
-        ids = [summaries.find(each) for each in run_ids]
-        counts = {each: client.discard(each) for each in ids}
-        for run, count in counts.items():
+        none = False
+        for run in dict.fromkeys([summaries.find(each) for each in run_ids]):
+            try:
+                count = client.discard(run, step)
+            except NotFound as error:
+                none = True
+                hint(str(error), "yellow")
+                continue
+            none = none or not count
             typer.echo(f"{run} {words.plural(count, 'dead letter')} discarded")
-        raise typer.Exit(0 if all(counts.values()) else 1)
+        raise typer.Exit(1 if none else 0)
 
 
 def keep(

@@ -63,6 +63,27 @@ def test_retry_and_dead_letters(stack: Stack, trellis: Trellis, tmp_path: Path) 
     assert "no dead letters" in trellis("dead", "list").stderr
 
 
+def test_the_dead_letter_of_one_step_is_discarded(stack: Stack, trellis: Trellis) -> None:
+    """The others stay; a run without it is named, and the exit is 1."""
+    wf = Workflow("two", register=False)
+    for name in ("a", "b"):
+        wf.step(name, steps.fails)
+    run = stack.client.start(wf).id
+    stack.drain(run)
+    letters = {each.step for each in stack.client.dead_letters_of(run)}
+    step = letters.pop()
+    stack.rows(
+        'INSERT INTO dead_letter SELECT (jsonb_populate_record(l, \'{"idx": 7, "step": "c"}\')).* FROM dead_letter l'
+    )
+    other = stack.client.start(one_step("fine")).id
+    done = trellis("dead", "discard", other, run, "--step", step)
+    assert (done.exit_code, done.stdout) == (1, f"{run} 1 dead letter discarded\n")
+    assert f"run {other} has none of this step" in done.stderr
+    assert {each.step for each in stack.client.dead_letters_of(run)} == {"c"}
+    assert trellis("dead", "discard", run, "--step", "c").exit_code == 0
+    assert stack.client.dead_letters() == []
+
+
 def test_rerun(stack: Stack, trellis: Trellis, tmp_path: Path) -> None:
     file = tmp_path / "there"
     run = failed(stack, file)
