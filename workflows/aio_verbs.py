@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from types import EllipsisType
 
 from .bulk import Bulk
 from .client import Client
@@ -100,9 +101,16 @@ class AsyncVerbs:
         """See `Client.delete`."""
         await asyncio.to_thread(self.sync.delete, run)
 
-    async def retain(self, workflow: str, keep: timedelta | None) -> None:
+    async def retain(
+        self,
+        workflow: str,
+        keep: timedelta | EllipsisType | None = ...,
+        *,
+        events: timedelta | EllipsisType | None = ...,
+        artifacts: timedelta | EllipsisType | None = ...,
+    ) -> None:
         """See `Client.retain`."""
-        await asyncio.to_thread(self.sync.retain, workflow, keep)
+        await asyncio.to_thread(self.sync.retain, workflow, keep, events=events, artifacts=artifacts)
 
     async def retentions(self) -> Sequence[Retention]:
         """See `Client.retentions`."""

@@ -262,21 +262,47 @@ def discard(
 def keep(
     workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="The name of a workflow.")],
     span: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="SPAN|forever|default",
+            metavar="[SPAN|forever|default]",
             help="So long after their end (12h, 30d), for ever, or as TRELLIS_RETENTION_DAYS says.",
+            show_default=False,
         ),
-    ],
+    ] = None,
+    events: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPAN|default",
+            help="Their events for a shorter time; by default as long.",
+            show_default=False,
+        ),
+    ] = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPAN|default",
+            help="Their artifacts for a shorter time; by default as long.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Keep the runs of a workflow for so long after their end.
+    """Keep the runs of a workflow, or what belongs to them, for so long after their end.
 
-    Then they are deleted, a few at each tick, with steps, results, events and artifacts. A run that a rerun of it,
-    or the run that it was a step of, needs stays as long as that one.
+    Then runs are deleted, a few at each tick, with steps, results, events and artifacts. A run that a rerun of it,
+    or the run that it was a step of, needs stays as long as that one. Events and artifacts may go earlier.
     """
+    given = {"runs": span, "events": events, "artifacts": artifacts}
+    said = {what: (text, _kept(text)) for what, text in given.items() if text is not None}
+    if not said:
+        raise ConfigurationError(
+            "say how long, and what: SPAN for the runs, --events SPAN or --artifacts SPAN"
+        )
     with journal() as client:
-        client.retain(workflow, _kept(span))
-        typer.echo(f"runs of {workflow} are kept: {span}")
+        client.retain(
+            workflow, **{"keep" if what == "runs" else what: kept for what, (_, kept) in said.items()}
+        )
+        for what, (text, _) in said.items():
+            typer.echo(f"{what} of {workflow} are kept: {text}")
         _warn_of(client, workflow)
 
 
@@ -286,7 +312,17 @@ def list_kept() -> None:
         days = client.settings.retention_days
         typer.echo(f"all others: {'forever' if days is None else f'{days:g}d'} (TRELLIS_RETENTION_DAYS)")
         for each in client.retentions():
-            typer.echo(f"{each.workflow}: {'forever' if each.keep >= FOREVER else spans.said(each.keep)}")
+            parts = {"events": each.events, "artifacts": each.artifacts}
+            shorter = "".join(
+                f", {part} {spans.said(span)}" for part, span in parts.items() if span is not None
+            )
+            typer.echo(f"{each.workflow}: {_said(each.keep)}{shorter}")
+
+
+def _said(keep: timedelta | None) -> str:
+    if keep is None:
+        return "default"
+    return "forever" if keep >= FOREVER else spans.said(keep)
 
 
 def _warn_of(client: Client, workflow: str | None) -> None:

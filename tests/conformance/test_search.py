@@ -9,8 +9,8 @@ import pytest
 import steps
 from sides import Side
 
-from trellis.tasks.errors import DefinitionError, NotFound, StateError
-from trellis.workflows import Run, RunState, Workflow
+from trellis.tasks.errors import ArtifactPurged, DefinitionError, NotFound, StateError
+from trellis.workflows import Artifact, Run, RunState, Workflow
 
 
 def held(name: str) -> Workflow:
@@ -150,6 +150,34 @@ def test_a_run_is_deleted_whole_when_nobody_needs_it(side: Side, wf: Workflow) -
         with pytest.raises(NotFound):
             side.client.get(each)
     assert side.client.list(tags=[wf.name]) == []
+
+
+def test_events_and_artifacts_go_before_their_run(side: Side, wf: Workflow) -> None:
+    """Each at its time; the run stays, and says what is gone."""
+    write = wf.step("write", steps.writes, text="abc")
+    wf.step("read", steps.reads, file=write)
+    wf.step("bad", steps.fails, after=["read"])
+    run = side.finish(wf)
+    span = timedelta(seconds=0.3)
+    side.client.retain(wf.name, events=span, artifacts=span)
+    assert [each for each in side.client.retentions() if each.workflow == wf.name] == [
+        (wf.name, None, span, span)
+    ]
+
+    def told() -> list[str]:
+        return [
+            event.kind for event in side.client.events(run) if event.kind in ("run.failed", "events.purged")
+        ]
+
+    note = Artifact.model_validate(side.client.result(run, "write"))
+    side.eventually(lambda: told() == ["events.purged"] and not note.exists())
+    assert side.client.get(run).state is RunState.FAILED
+    with pytest.raises(ArtifactPurged, match=f"the artifacts of run {run.id} are kept for a shorter time"):
+        note.read_text()
+    again = side.client.wait(side.client.rerun(run, from_step="read"), timeout=60)
+    assert (again.error or {})["type"] == "ArtifactPurged"
+    side.client.retain(wf.name, events=None, artifacts=None)
+    assert [each for each in side.client.retentions() if each.workflow == wf.name] == []
 
 
 def test_runs_go_when_they_were_kept_for_long_enough(side: Side, wf: Workflow) -> None:

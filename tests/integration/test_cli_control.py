@@ -186,6 +186,14 @@ def test_retention_and_check(stack: Stack, trellis: Trellis) -> None:
     trellis("retention", "set", "always", "default")
     assert "always" not in trellis("retention", "list").stdout
     assert trellis("retention", "set", "flow", "soon").exit_code != 0
+    shown = trellis("retention", "set", "flow", "--events", "2h", "--artifacts", "1h")
+    assert shown.stdout == "events of flow are kept: 2h\nartifacts of flow are kept: 1h\n"
+    trellis("retention", "set", "other", "--artifacts", "1d")
+    assert trellis("retention", "list").stdout.splitlines()[1:] == [
+        "flow: 12h, events 2h, artifacts 1h", "other: default, artifacts 1d"]  # fmt: skip
+    trellis("retention", "set", "flow", "--events", "default")
+    assert "flow: 12h, artifacts 1h" in trellis("retention", "list").stdout
+    assert "say how long" in str(trellis("retention", "set", "flow").exception)
     assert trellis("check").stdout == "this code fits the open runs (0 definitions)\n"
 
 

@@ -179,7 +179,10 @@ def test_the_client_for_asyncio_searches_as_well(stack: Stack) -> None:
             again = await client.bulk("rerun", "w", from_step="gone", params={"a": 1}, inputs={"only": {}})
             assert (again.matched, "no step 'gone'" in again.refused[0][1]) == (1, True)
             await client.retain("w", timedelta(days=1))
-            assert await client.retentions() == [("w", timedelta(days=1))]
+            await client.retain("w", events=timedelta(hours=1), artifacts=timedelta(hours=2))
+            assert await client.retentions() == [
+                ("w", timedelta(days=1), timedelta(hours=1), timedelta(hours=2))
+            ]
             await client.delete(run)
 
     asyncio.run(verbs())
