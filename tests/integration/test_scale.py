@@ -28,6 +28,7 @@ from trellis.workflows.records import Outcome
 from trellis.workflows.retention import Purge
 from trellis.workflows.states import RunState, StepState
 from trellis.workflows.summaries import Summaries
+from trellis.workflows.trimming import Trim
 
 RUNS = int(os.environ.get("SCALE_RUNS", "10000"))
 PAGES = 200  # of the tables: with 10,000 runs `step` has 1,000, with a million 100,000
@@ -355,6 +356,20 @@ def test_a_purge_costs_what_it_deletes(old: Stack) -> None:
     with watched() as touched:
         assert purge.expired() == 0
         old.client.delete(one(old, "cancelled"))
+    judge(touched)
+
+
+def test_a_purge_of_events_costs_the_runs_that_it_trims(old: Stack) -> None:
+    """A hundred at a time, from where the last one came to; and where nothing is due, nothing."""
+    old.client.retain("past5", events=timedelta(seconds=RUNS - 150 * 10))
+    trim = Trim(old.engine.database, old.settings)
+    with watched() as touched:
+        assert trim.outlived() == 100
+        assert trim.outlived() > 10
+    judge(touched, runs=100)
+    assert whole(touched) == []
+    with watched() as touched:
+        assert trim.outlived() == 0
     judge(touched)
 
 

@@ -470,12 +470,11 @@ INSERT INTO retention_part (part, workflow, keep) VALUES (%(part)s, %(workflow)s
 DELETE FROM retention_part WHERE part = %(part)s AND workflow = %(workflow)s
 
 -- name: retentions
-SELECT w.workflow, r.runs, e.keep, a.keep
-  FROM (SELECT workflow FROM retention UNION SELECT workflow FROM retention_part) w
-  LEFT JOIN retention r ON r.workflow = w.workflow
-  LEFT JOIN retention_part e ON e.part = 'events' AND e.workflow = w.workflow
-  LEFT JOIN retention_part a ON a.part = 'artifacts' AND a.workflow = w.workflow
- ORDER BY w.workflow
+SELECT workflow, max(runs), max(keep) FILTER (WHERE part = 'events'), max(keep) FILTER (WHERE part = 'artifacts')
+  FROM (SELECT workflow, runs, NULL AS part, NULL::interval AS keep FROM retention
+        UNION ALL
+        SELECT workflow, NULL, part, keep FROM retention_part) said
+ GROUP BY workflow ORDER BY workflow
 
 -- name: outlived
 -- Runs that are over for longer than this part of them is kept, in the order in which they ended, from where the last
