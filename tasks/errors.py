@@ -54,6 +54,7 @@ a program never has to read a message. Whatever a user can meet derives from `Tr
         ├── DeploymentMismatch      open runs need actions or inputs that this code does not have
         ├── NotPermitted            who asks may not do this
         ├── ApprovalStale           what was approved is not what is shown
+        ├── ArtifactPurged          an artifact was not kept for so long
         ├── NotFinished             the run has no result yet
         ├── NotInProcess            an in-process stack (trellis.workflows.testing) cannot do it
         ├── Stalled                 nothing that an in-process stack could wait for would end the run
@@ -491,6 +492,18 @@ class ApprovalStale(StateError):
         self.shown = shown
         super().__init__(
             f"what step {step!r} shows is now {shown}, and {seen} was seen: look at it again, then decide"
+        )
+
+
+class ArtifactPurged(StateError, FileNotFoundError):
+    """The artifacts of the run `run` are kept for a shorter time than it is, and `uri` was one of them."""
+
+    def __init__(self, uri: str, run: str) -> None:
+        self.uri = uri
+        self.run = run
+        super().__init__(
+            f"{uri} was purged by retention: the artifacts of run {run} are kept for a shorter time than it is "
+            "(`trellis retention list`); rerun it from the step that writes this one"
         )
 
 

@@ -136,6 +136,7 @@ class AsyncClient(AsyncVerbs, AsyncDoubts):
         workflow: str | None = None,
         *,
         state: RunState | str | None = None,
+        status: RunState | str | None = None,
         tags: Sequence[str] = (),
         since: Since | None = None,
         before: str | None = None,
@@ -143,7 +144,14 @@ class AsyncClient(AsyncVerbs, AsyncDoubts):
     ) -> Sequence[Run]:
         """See `Client.list`."""
         return await asyncio.to_thread(
-            self.sync.list, workflow, state=state, tags=tags, since=since, before=before, limit=limit
+            self.sync.list,
+            workflow,
+            state=state,
+            status=status,
+            tags=tags,
+            since=since,
+            before=before,
+            limit=limit,
         )
 
     async def count(
@@ -151,13 +159,14 @@ class AsyncClient(AsyncVerbs, AsyncDoubts):
         workflow: str | None = None,
         *,
         state: RunState | str | None = None,
+        status: RunState | str | None = None,
         tags: Sequence[str] = (),
         since: Since | None = None,
         at_most: int = 1000,
     ) -> int:
         """See `Client.count`."""
         return await asyncio.to_thread(
-            self.sync.count, workflow, state=state, tags=tags, since=since, at_most=at_most
+            self.sync.count, workflow, state=state, status=status, tags=tags, since=since, at_most=at_most
         )
 
     async def steps(self, run: Run | str) -> Sequence[Step]:

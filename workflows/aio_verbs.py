@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from types import EllipsisType
 
 from .bulk import Bulk
 from .client import Client
@@ -82,22 +83,34 @@ class AsyncVerbs:
         workflow: str | None = None,
         *,
         state: RunState | str | None = None,
+        status: RunState | str | None = None,
         tags: Sequence[str] = (),
         since: Since | None = None,
+        from_step: str | None = None,
+        params: Mapping[str, Json] | None = None,
+        inputs: Mapping[str, Mapping[str, Json]] | None = None,
         dry_run: bool = False,
     ) -> Bulk:
         """See `Client.bulk`."""
         return await asyncio.to_thread(
-            self.sync.bulk, verb, workflow, state=state, tags=tags, since=since, dry_run=dry_run
-        )
+            self.sync.bulk, verb, workflow, state=state, status=status, tags=tags, since=since,
+            from_step=from_step, params=params, inputs=inputs, dry_run=dry_run,
+        )  # fmt: skip
 
     async def delete(self, run: Run | str) -> None:
         """See `Client.delete`."""
         await asyncio.to_thread(self.sync.delete, run)
 
-    async def retain(self, workflow: str, keep: timedelta | None) -> None:
+    async def retain(
+        self,
+        workflow: str,
+        keep: timedelta | EllipsisType | None = ...,
+        *,
+        events: timedelta | EllipsisType | None = ...,
+        artifacts: timedelta | EllipsisType | None = ...,
+    ) -> None:
         """See `Client.retain`."""
-        await asyncio.to_thread(self.sync.retain, workflow, keep)
+        await asyncio.to_thread(self.sync.retain, workflow, keep, events=events, artifacts=artifacts)
 
     async def retentions(self) -> Sequence[Retention]:
         """See `Client.retentions`."""

@@ -27,6 +27,7 @@ from . import (
     cli_distill,
     cli_reindex,
     files,
+    modules,
     registry,
     render,
     rollcall,
@@ -34,8 +35,9 @@ from . import (
     sources,
     words,
 )
-from .beginnings import Debounce
+from .beginnings import Debounce, Singleton
 from .cli_bulk import Asked, SinceOption, Verb
+from .cli_changes import ChangedInputs, ChangedParams, Changes, FromStep
 from .cli_doubts import register as register_doubts
 from .cli_schedules import app as schedules_app
 from .cli_secrets import app as secrets_app
@@ -125,6 +127,14 @@ def run(
         str | None,
         typer.Option(help="While a run with this key is open, give it back.", show_default=False),
     ] = None,
+    singleton_window: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="With --singleton: give it back for so long after it was accepted, though it is over.",
+            show_default=False,
+        ),
+    ] = None,
     tags: Annotated[
         list[str] | None,
         typer.Option("--tag", metavar="TAG", help="A text by which the run is found; may be given again."),
@@ -136,6 +146,14 @@ def run(
     debounce_wait: Annotated[
         float, typer.Option(metavar="SECONDS", help="With --debounce: from the last start to the run.")
     ] = 5.0,
+    debounce_max: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="With --debounce: from the first start to the run, however many follow.",
+            show_default=False,
+        ),
+    ] = None,
     tenant: Annotated[
         str | None, typer.Option(help="Whose run it is: tenants take turns.", show_default=False)
     ] = None,
@@ -151,6 +169,8 @@ def run(
 
     Prints its id. With --wait watches it instead, then exits with 0 if it succeeded and 1 if it did not.
     """
+    _need("--singleton", singleton, "--singleton-window", singleton_window)
+    _need("--debounce", debounce, "--debounce-max", debounce_max)
     with _journal(_settings(imports)) as client:
         workflow = sources.workflow(target, client, partial(rollcall.module_known, celery))
         values = arguments.parse(workflow.spec, params or (), params_file)
@@ -162,8 +182,8 @@ def run(
             tags=tags or (),
             at=arguments.moment(at),
             delay=delay,
-            singleton=singleton,
-            debounce=None if debounce is None else Debounce(debounce, debounce_wait),
+            singleton=None if singleton is None else Singleton(singleton, singleton_window),
+            debounce=None if debounce is None else Debounce(debounce, debounce_wait, debounce_max),
             tenant=tenant,
             deadline=deadline,
         )
@@ -197,23 +217,34 @@ def runs(
         typer.Option("--tag", metavar="TAG", help="Only runs with this tag; may be given again."),
     ] = None,
     since: SinceOption = None,
+    from_step: FromStep = None,
+    params: ChangedParams = None,
+    inputs: ChangedInputs = None,
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, max=10_000, help="So many at most; for lists.")
     ] = 20,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With a verb: only count them.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With a verb: do not ask.")] = False,
     as_json: AsJson = False,
+    imports: Imports = None,
 ) -> None:
     """List runs, newest first, or do something to all of them.
 
     VERB is retry, rerun, cancel, pause, resume or delete, and means every run that the options say and that it can be
     done to, e.g. `trellis runs --workflow nightly --status failed --since 1d retry`. It counts them and asks first.
+    A rerun takes the options of `trellis rerun`, and with one of them it means runs that succeeded as well; values are
+    read as the newest of the runs takes them.
     """
     asked = Asked(workflow, None if state is None else state.value, tuple(tags or ()), since)
     moment = asked.moment
-    with _journal() as client:
+    changes = Changes(from_step, params or (), inputs or ())
+    cli_bulk.check(verb, changes)
+    settings = _settings(imports)
+    if changes.given:
+        modules.import_all(settings.imports)
+    with _journal(settings) as client:
         if verb is not None:
-            cli_bulk.do(client, verb, asked, dry_run=dry_run, yes=yes, as_json=as_json)
+            cli_bulk.do(client, verb, asked, changes, dry_run=dry_run, yes=yes, as_json=as_json)
         found = client.list(asked.workflow, state=asked.state, tags=asked.tags, since=moment, limit=limit)
         if as_json:
             typer.echo(show.dumps([show.run_json(each) for each in found]))
@@ -324,6 +355,12 @@ def _end(client: Client, run: Run, *, as_json: bool, steps: bool) -> NoReturn:
     else:
         report(client, run)
     raise typer.Exit(exit_code(run))
+
+
+def _need(option: str, given: str | None, more: str, value: float | None) -> None:
+    """Refuse an option that means nothing without another one. Raises ConfigurationError."""
+    if value is not None and given is None:
+        raise ConfigurationError(f"{more} goes with {option}: give that one its key, or leave {more} out")
 
 
 def _with_key(client: Client, workflow: str, key: str) -> Run | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Annotated, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
@@ -18,6 +18,7 @@ from ..tasks.errors import ConfigurationError
 from ..tasks.terminal import hint
 from . import show, words
 from .bulk import COUNTED
+from .cli_changes import Changes
 from .client import Client
 from .session import strange
 
@@ -77,10 +78,31 @@ class Asked(NamedTuple):
         return None if self.since is None else spans.since(self.since)
 
 
-def do(client: Client, verb: Verb, asked: Asked, *, dry_run: bool, yes: bool, as_json: bool) -> NoReturn:
+def check(verb: Verb | None, changes: Changes) -> None:
+    """Refuse what only a rerun takes where something else is asked for. Raises ConfigurationError."""
+    if changes.given and verb is not Verb.rerun:
+        other = "nothing is done to the runs" if verb is None else f"the verb is {verb.value}"
+        raise ConfigurationError(
+            f"{changes.given[0]} says what a rerun computes again, and {other}: leave it out"
+        )
+
+
+def do(
+    client: Client,
+    verb: Verb,
+    asked: Asked,
+    changes: Changes,
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> NoReturn:
     """Count the runs, ask, do it, and leave: with 1 where one of them refused."""
-    given = {"state": asked.state, "tags": asked.tags, "since": asked.moment}
-    count = client.bulk(verb.value, asked.workflow, dry_run=True, **given).matched  # type: ignore[arg-type]  # as `given` is
+    given: dict[str, Any] = {"state": asked.state, "tags": asked.tags, "since": asked.moment}
+    if changes.given:
+        newest = client.list(asked.workflow, limit=1, **given)
+        given |= changes.read(client.definition(newest[0])) if newest else {}
+    count = client.bulk(verb.value, asked.workflow, dry_run=True, **given).matched
     shown = words.at_most(count, COUNTED, "run")
     if dry_run or not count:
         if as_json:
@@ -95,7 +117,7 @@ def do(client: Client, verb: Verb, asked: Asked, *, dry_run: bool, yes: bool, as
         if not sys.stdin.isatty():
             raise ConfigurationError(f"{verb.value} of {shown}: add --yes, since nobody can be asked here")
         typer.confirm(f"{verb.value} {shown}?", abort=True, err=True)
-    found = client.bulk(verb.value, asked.workflow, **given)  # type: ignore[arg-type]  # as `given` is
+    found = client.bulk(verb.value, asked.workflow, **given)
     if as_json:
         refused = [{"run": run, "reason": reason} for run, reason in found.refused]
         typer.echo(show.dumps({"matched": found.matched, "done": found.done, "refused": refused}))

@@ -18,8 +18,9 @@ from rich.text import Text
 from ..tasks import spans
 from ..tasks.errors import ConfigurationError, NotFound, StateError
 from ..tasks.terminal import console, hint
-from . import arguments, misfit, modules, registry, show, words
+from . import misfit, modules, registry, show, words
 from .cli_bulk import SinceOption
+from .cli_changes import ChangedInputs, ChangedParams, Changes, FromStep
 from .client import Client
 from .records import DeadLetter, Run
 from .retention import FOREVER
@@ -83,30 +84,9 @@ def retry(run_ids: RunIds) -> None:
 
 def rerun(
     run_id: RunId,
-    from_step: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="STEP",
-            help="Compute this step again and all behind it; without it, what did not succeed.",
-            show_default=False,
-        ),
-    ] = None,
-    params: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--param", "-p", metavar="KEY=VALUE", help="A parameter to change; lists and objects as JSON."
-        ),
-    ] = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="STEP.INPUT=VALUE",
-            help="An input of a step to change, as a plain value.",
-        ),
-    ] = None,
+    from_step: FromStep = None,
+    params: ChangedParams = None,
+    inputs: ChangedInputs = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Watch the run until it is over.")] = False,
     as_json: AsJson = False,
     imports: Imports = None,
@@ -120,13 +100,8 @@ def rerun(
     modules.import_all(settings.imports)
     with journal(settings) as client:
         old = client.get(Summaries(client.database).find(run_id))
-        spec = client.definition(old)
-        new = client.rerun(
-            old,
-            from_step=from_step,
-            params=arguments.parse(spec, params or ()) if params else None,
-            inputs=arguments.inputs(spec, inputs or ()) if inputs else None,
-        )
+        changes = Changes(from_step, params or (), inputs or ())
+        new = client.rerun(old, **changes.read(client.definition(old)))
         if wait:
             new = watch(client, new, as_json=as_json)
             (report_json(client, new, steps=False) if as_json else report(client, new))
@@ -262,35 +237,72 @@ def replay(run_ids: RunIds) -> None:
     retry(run_ids)
 
 
-def discard(run_ids: RunIds) -> None:
-    """Remove the dead letters of runs. The runs stay as they are."""
+def discard(
+    run_ids: RunIds,
+    step: Annotated[
+        str | None, typer.Option(help="Only the dead letter of this step.", show_default=False)
+    ] = None,
+) -> None:
+    """Remove the dead letters of runs. The runs stay as they are. Exits with 1 where one of them had none."""
     with journal() as client:
         summaries = Summaries(client.database)
-        ids = [summaries.find(each) for each in run_ids]
-        counts = {each: client.discard(each) for each in ids}
-        for run, count in counts.items():
+        none = False
+        for run in dict.fromkeys([summaries.find(each) for each in run_ids]):
+            try:
+                count = client.discard(run, step)
+            except NotFound as error:
+                none = True
+                hint(str(error), "yellow")
+                continue
+            none = none or not count
             typer.echo(f"{run} {words.plural(count, 'dead letter')} discarded")
-        raise typer.Exit(0 if all(counts.values()) else 1)
+        raise typer.Exit(1 if none else 0)
 
 
 def keep(
     workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="The name of a workflow.")],
     span: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="SPAN|forever|default",
+            metavar="[SPAN|forever|default]",
             help="So long after their end (12h, 30d), for ever, or as TRELLIS_RETENTION_DAYS says.",
+            show_default=False,
         ),
-    ],
+    ] = None,
+    events: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPAN|default",
+            help="Their events for a shorter time; by default as long.",
+            show_default=False,
+        ),
+    ] = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPAN|default",
+            help="Their artifacts for a shorter time; by default as long.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Keep the runs of a workflow for so long after their end.
+    """Keep the runs of a workflow, or what belongs to them, for so long after their end.
 
-    Then they are deleted, a few at each tick, with steps, results, events and artifacts. A run that a rerun of it,
-    or the run that it was a step of, needs stays as long as that one.
+    Then runs are deleted, a few at each tick, with steps, results, events and artifacts. A run that a rerun of it,
+    or the run that it was a step of, needs stays as long as that one. Events and artifacts may go earlier.
     """
+    given = {"runs": span, "events": events, "artifacts": artifacts}
+    said = {what: (text, _kept(text)) for what, text in given.items() if text is not None}
+    if not said:
+        raise ConfigurationError(
+            "say how long, and what: SPAN for the runs, --events SPAN or --artifacts SPAN"
+        )
     with journal() as client:
-        client.retain(workflow, _kept(span))
-        typer.echo(f"runs of {workflow} are kept: {span}")
+        client.retain(
+            workflow, **{"keep" if what == "runs" else what: kept for what, (_, kept) in said.items()}
+        )
+        for what, (text, _) in said.items():
+            typer.echo(f"{what} of {workflow} are kept: {text}")
         _warn_of(client, workflow)
 
 
@@ -300,7 +312,17 @@ def list_kept() -> None:
         days = client.settings.retention_days
         typer.echo(f"all others: {'forever' if days is None else f'{days:g}d'} (TRELLIS_RETENTION_DAYS)")
         for each in client.retentions():
-            typer.echo(f"{each.workflow}: {'forever' if each.keep >= FOREVER else spans.said(each.keep)}")
+            parts = {"events": each.events, "artifacts": each.artifacts}
+            shorter = "".join(
+                f", {part} {spans.said(span)}" for part, span in parts.items() if span is not None
+            )
+            typer.echo(f"{each.workflow}: {_said(each.keep)}{shorter}")
+
+
+def _said(keep: timedelta | None) -> str:
+    if keep is None:
+        return "default"
+    return "forever" if keep >= FOREVER else spans.said(keep)
 
 
 def _warn_of(client: Client, workflow: str | None) -> None:

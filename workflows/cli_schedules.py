@@ -90,7 +90,17 @@ def create(
         float | None,
         typer.Option(help="Seconds from one tick to the next, instead of --cron.", show_default=False),
     ] = None,
-    timezone: Annotated[str, typer.Option(help="The IANA time zone that --cron is read in.")] = "UTC",
+    anchor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="The moment from which --every counts, ISO 8601; now without it.",
+            show_default=False,
+        ),
+    ] = None,
+    timezone: Annotated[
+        str, typer.Option(help="The IANA time zone that --cron is read in, and --anchor without an offset.")
+    ] = "UTC",
     params: ParamValues = None,
     params_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Parameters as a JSON object; -p goes over them.")
@@ -121,9 +131,11 @@ def create(
     with journal(settings_for(imports)) as client:
         workflow = sources.workflow(target, client, partial(rollcall.module_known, celery))
         values = arguments.parse(workflow.spec, params or (), params_file)
+        begin = None if anchor is None else _anchor(name, anchor, every, timezone)
         made = client.schedules.create(
             name, workflow, cron=cron, every=every, timezone=timezone, params=values, jitter=jitter,
-            overlap=overlap.value, catch_up=catch_up, tick_param=tick_param, paused=paused, replace=replace,
+            overlap=overlap.value, catch_up=catch_up, tick_param=tick_param, anchor=begin, paused=paused,
+            replace=replace,
         )  # fmt: skip
         _tell(made, as_json=as_json)
 
@@ -187,7 +199,7 @@ def backfill(
     """
     with journal() as client:
         found = client.schedules.get(name)
-        first, last = (_parse(text, found) for text in (begin, end))
+        first, last = (_parse(text, found.timezone) for text in (begin, end))
         typer.echo(f"{plural(client.schedules.backfill(name, first, last), 'tick')} queued")
 
 
@@ -277,9 +289,19 @@ def _document(schedule: Schedule) -> dict[str, object]:
     return {**shown, "upcoming": [timetable.stamp(tick) for tick in schedule.upcoming(_NEXT)]}
 
 
-def _parse(text: str, schedule: Schedule) -> datetime:
+def _anchor(name: str, text: str, every: float | None, timezone: str) -> datetime:
+    """Raises ConfigurationError for no time, or where nothing counts from it; DefinitionError for no time zone."""
+    if every is None:
+        raise ConfigurationError(
+            "--anchor is the moment from which --every counts: give --every, or leave it out"
+        )
+    timetable.check_zone(name, timezone)
+    return _parse(text, timezone)
+
+
+def _parse(text: str, timezone: str) -> datetime:
     try:
-        return timetable.moment_of(text, schedule.timezone)
+        return timetable.moment_of(text, timezone)
     except ValueError as error:
         raise ConfigurationError(
             f"{text!r} is not a time: write 2026-03-29, 2026-03-29T02:00 or 2026-03-29T02:00:00+01:00"

@@ -306,6 +306,7 @@ class Client(Verbs, Answers, Diagnosis, Doubts):
         workflow: str | None = None,
         *,
         state: RunState | str | None = None,
+        status: RunState | str | None = None,
         tags: Sequence[str] = (),
         since: Since | None = None,
         before: str | None = None,
@@ -313,22 +314,24 @@ class Client(Verbs, Answers, Diagnosis, Doubts):
     ) -> Sequence[Run]:
         """Runs, newest first.
 
-        tags: only runs that have all of these. since: only those accepted after this moment, or younger than this.
+        state, or status, which is the same: only runs that are in it. tags: only runs that have all of these. since:
+            only those accepted after this moment, or younger than this.
         before: the id of the last run of the page before. Any of these, and any number of runs, are found by an index.
         """
-        return self._queries.runs(search(workflow, state, tags, since), before, limit)
+        return self._queries.runs(search(workflow, state, tags, since, status), before, limit)
 
     def count(
         self,
         workflow: str | None = None,
         *,
         state: RunState | str | None = None,
+        status: RunState | str | None = None,
         tags: Sequence[str] = (),
         since: Since | None = None,
         at_most: int = 1000,
     ) -> int:
         """How many runs there are, as for `list`; where there are more than `at_most`, that and one more."""
-        return self._queries.count(search(workflow, state, tags, since), at_most + 1)
+        return self._queries.count(search(workflow, state, tags, since, status), at_most + 1)
 
     def steps(self, run: Run | str) -> Sequence[Step]:
         """The steps of a run."""

@@ -26,6 +26,7 @@ from .records import Expired, Outcome
 from .retention import Purge
 from .schedules import fire as fire_schedules
 from .states import StepState
+from .trimming import Trim
 
 _BATCH = 5000  # steps in one statement
 _CROWDED = 1000  # messages in a queue from which on nothing is announced again
@@ -180,6 +181,7 @@ CHORES: dict[str, Callable[[Engine], int]] = {
     "expired": _expired,
     "paused": lambda engine: Pauses(engine.database).stray(),
     "purged": lambda engine: Purge(engine.database, engine.settings).expired(),
+    "trimmed": lambda engine: Trim(engine.database, engine.settings).outlived(),
     "followed": lambda engine: following.follow_all(engine.journal, engine.dispatcher),
     "admitted": lambda engine: engine.admission.sweep(),
     "overdue": deadlines.queue_timeouts,

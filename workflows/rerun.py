@@ -94,7 +94,7 @@ def prepare(queries: Queries, database: Database, settings: Settings, old: Run, 
     if HIDDEN in old.params.values():  # what a record shows is not what the run has
         old = replace(old, params=queries.params(old.id))
     spec = ordered(WorkflowSpec.model_validate(queries.definition(old.definition)), found, hooks or {})
-    _check_steps(spec, [*(wanted.inputs or {}), *([wanted.from_step] if wanted.from_step else [])])
+    _check_steps(spec, [*(wanted.inputs or {}), *([] if wanted.from_step is None else [wanted.from_step])])
     _check_secrets(spec, wanted.inputs or {})
     before = edited(spec, edits or {})
     edits_now = _merged(edits or {}, wanted.inputs or {})

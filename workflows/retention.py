@@ -7,18 +7,16 @@ those of its children. Deleting takes small transactions on rows that nobody els
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
-
-import fsspec
 
 from ..tasks.database import Connection, Database
 from ..tasks.errors import NotFound, StateError
 from ..tasks.logs import get_logger
 from ..tasks.settings import Settings
-from . import compensation
+from . import artifacts, compensation
 from .control import ask
 from .states import RUN_ENDS, RunState
 
@@ -32,10 +30,12 @@ log = get_logger("trellis.retention")
 
 
 class Retention(NamedTuple):
-    """How long a workflow's runs are kept after their end."""
+    """How long a workflow's runs are kept after their end, and what of them is kept for a shorter time."""
 
     workflow: str
-    keep: timedelta  # FOREVER for ever
+    keep: timedelta | None  # FOREVER for ever; None: as the setting says
+    events: timedelta | None = None  # None: as long as the run
+    artifacts: timedelta | None = None
 
 
 class Purge:
@@ -87,12 +87,26 @@ class Purge:
         self._database.again(check)
         self.delete([(run, self._ask("read_origin", run=run)[0][4])])
 
-    def keep(self, workflow: str, keep: timedelta | None) -> None:
-        """Keep the runs of a workflow for so long after their end; None: as the setting says."""
-        if keep is None:
-            self._ask("retain_default", workflow=workflow)
-        else:
-            self._ask("retain", workflow=workflow, runs=min(keep, FOREVER))
+    def keep(self, workflow: str, spans: Mapping[str, timedelta | None]) -> None:
+        """Keep the runs of a workflow (`keep`), or a part of them, for so long after their end, all or nothing.
+
+        None: runs as the setting says, a part as long as its run.
+        """
+
+        def once() -> None:
+            with self._database.transaction() as connection:
+                for what, span in spans.items():
+                    if what == "keep" and span is None:
+                        ask(connection, "retain_default", workflow=workflow)
+                    elif what == "keep":
+                        assert span is not None
+                        ask(connection, "retain", workflow=workflow, runs=min(span, FOREVER))
+                    elif span is None or span >= FOREVER:
+                        ask(connection, "retain_part_default", part=what, workflow=workflow)
+                    else:
+                        ask(connection, "retain_part", part=what, workflow=workflow, keep=span)
+
+        self._database.again(once)
 
     def every(self) -> list[Retention]:
         """What is said for single workflows."""
@@ -139,9 +153,7 @@ class Purge:
     def _drop_artifacts(self, run: str) -> bool:
         """Whether the folder of a run's artifacts is gone; else the run stays until it is."""
         try:
-            filesystem, path = fsspec.core.url_to_fs(f"{self._settings.artifacts_root()}/{run}")
-            if filesystem.exists(path):
-                filesystem.rm(path, recursive=True)
+            artifacts.drop(self._settings.artifacts_root(), run)
         except Exception as error:
             log.warning("purge.failed", run=run, error=str(error))
             return False

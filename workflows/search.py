@@ -54,17 +54,28 @@ class Search(NamedTuple):
 
 
 def search(
-    workflow: str | None, state: RunState | str | None, tags: Sequence[str], since: Since | None
+    workflow: str | None,
+    state: RunState | str | None,
+    tags: Sequence[str],
+    since: Since | None,
+    status: RunState | str | None = None,
 ) -> Search:
-    """What a caller asked. Raises DefinitionError for an unknown state, a moment without its time zone, an odd tag."""
-    return Search(workflow, _state(state), tuple(tags_of(tags)), None if since is None else least_id(since))
+    """What a caller asked; `status` is another name of `state`.
+
+    Raises DefinitionError for an unknown state, for one under both names, a moment without its time zone, an odd tag.
+    """
+    found = _state(state, status)
+    return Search(workflow, found, tuple(tags_of(tags)), None if since is None else least_id(since))
 
 
-def _state(state: RunState | str | None) -> RunState | None:
+def _state(state: RunState | str | None, status: RunState | str | None) -> RunState | None:
+    if state is not None and status is not None:
+        raise DefinitionError("state= and status= are two names of one condition: give one of them")
+    name, given = ("state", state) if status is None else ("status", status)
     try:
-        return None if state is None else RunState(state)
+        return None if given is None else RunState(given)
     except ValueError:
-        raise DefinitionError(f"state={state!r}: a run is {', '.join(RunState)}") from None
+        raise DefinitionError(f"{name}={given!r}: a run is {', '.join(RunState)}") from None
 
 
 def least_id(since: Since) -> UUID:

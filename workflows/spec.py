@@ -168,8 +168,8 @@ def _refused(problem: str) -> PydanticCustomError:
     return PydanticCustomError("task_form", "{problem}", {"problem": problem})
 
 
-class StepSpec(BaseModel):
-    """One step: an action with its inputs and how it is run."""
+class Callee(BaseModel):
+    """What a step calls: an action, or a Celery task in its place."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_task_or_action)
 
@@ -187,6 +187,16 @@ class StepSpec(BaseModel):
     kwargs: dict[str, JsonValue] | str | None = Field(
         None, description="The keyword arguments of the `task`, or a reference to an object of them."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _comes_down_to_an_action(cls, content: Any) -> Any:
+        return _of_task(content)
+
+
+class StepSpec(Callee):
+    """One step: an action with its inputs and how it is run."""
+
     inputs: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="The action's inputs: literals and references such as ${steps.raw.rows}.",
@@ -252,11 +262,6 @@ class StepSpec(BaseModel):
     map: MapSpec | None = Field(None, description="Run the action once for each item of a list.")
     loop: LoopSpec | None = Field(None, description="Run the action again and again until a condition holds.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _comes_down_to_an_action(cls, content: Any) -> Any:
-        return _of_task(content)
-
     @cached_property
     def holes(self) -> tuple[tuple[Path, Hole], ...]:
         """The references inside the inputs, parsed once for validation, planning and drawing."""
@@ -274,14 +279,9 @@ class StepSpec(BaseModel):
         return self.holes if repeated is None else (*self.holes, *repeated.holes)
 
 
-class UndoSpec(BaseModel):
+class UndoSpec(Callee):
     """A step of compensation: it runs after a run has failed, or was cancelled."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    action: Annotated[str, StringConstraints(min_length=1, max_length=400)] = Field(
-        description="The action's name."
-    )
     of: Name | None = Field(
         None,
         description="The step that it undoes: it runs only if that one succeeded, the latest first. Without it, "

@@ -63,6 +63,12 @@ class RunRow(Base):
             "finished_at",
             postgresql_where=text("finished_at IS NOT NULL AND parent_run IS NULL"),
         ),
+        Index(
+            "run_finished_below",
+            "workflow",
+            "finished_at",
+            postgresql_where=text("finished_at IS NOT NULL AND parent_run IS NOT NULL"),
+        ),
         Index("run_parent", "parent_run", postgresql_where=text("parent_run IS NOT NULL")),
         Index("run_origin", "origin", postgresql_where=text("origin IS NOT NULL")),
         Index(
@@ -272,6 +278,17 @@ class RetentionRow(Base):
 
     workflow: Mapped[str] = mapped_column(Text, primary_key=True)
     runs: Mapped[timedelta] = mapped_column(Interval)
+
+
+class RetentionPartRow(Base):
+    """What of a workflow's runs is kept for a shorter time than they are: their events, or their artifacts."""
+
+    __tablename__ = "retention_part"
+
+    part: Mapped[str] = mapped_column(Text, primary_key=True)
+    workflow: Mapped[str] = mapped_column(Text, primary_key=True)
+    keep: Mapped[timedelta] = mapped_column(Interval)
+    until: Mapped[datetime | None] = mapped_column(_MOMENT)  # the end of the last run that this was done for
 
 
 class EventRow(Base):

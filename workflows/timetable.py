@@ -162,7 +162,7 @@ def timetable(name: str, cron: Any, every: Any, timezone: Any, jitter: Any, anch
         raise wrong(name, 'give either cron="0 3 * * *" or every=seconds')
     if not _is_number(jitter) or not 0 <= jitter <= 86_400:
         raise wrong(name, f"jitter {jitter!r} is not a number of seconds from 0 to 86400")
-    _check_zone(name, timezone)
+    check_zone(name, timezone)
     if every is not None:
         seconds = every.total_seconds() if isinstance(every, timedelta) else every
         if not _is_number(seconds) or not MIN_EVERY <= seconds <= 3_155_760_000:
@@ -217,7 +217,8 @@ def _check_cron(name: str, text: str) -> None:
         raise wrong(name, f"cron {text!r}: its {field} cannot be read{date}") from error
 
 
-def _check_zone(name: str, timezone: Any) -> None:
+def check_zone(name: str, timezone: Any) -> None:
+    """Refuse what is no time zone. Raises DefinitionError, which names the schedule."""
     try:
         _zone(timezone)
     except (KeyError, ValueError, TypeError, OSError, AttributeError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
+from types import EllipsisType
 from uuid import UUID
 
 from ..tasks.database import Database
@@ -192,22 +193,30 @@ class Verbs:
         workflow: str | None = None,
         *,
         state: RunState | str | None = None,
+        status: RunState | str | None = None,
         tags: Sequence[str] = (),
         since: Since | None = None,
+        from_step: str | None = None,
+        params: Mapping[str, Json] | None = None,
+        inputs: Mapping[str, Mapping[str, Json]] | None = None,
         dry_run: bool = False,
     ) -> Bulk:
         """Do something to every run that `list` would find, one after the other, the newest first.
 
         verb: retry, rerun, cancel, pause, resume or delete. Without `state` it means the runs that it can be done to.
+        from_step, params, inputs: for reruns, as in `rerun`; with one of them those that succeeded are meant as well.
         dry_run: only count them. Runs that are accepted meanwhile are not meant; one that refuses is named in the
         answer, and the others are done.
 
-        Raises DefinitionError for an unknown verb, a state that does not fit it, or no condition at all.
+        Raises DefinitionError for an unknown verb, changes or a state that do not fit it, or no condition at all.
         """
-        return apply(self._deeds, self._queries, verb, search(workflow, state, tags, since), dry_run=dry_run)
+        wanted = search(workflow, state, tags, since, status)
+        asked = {"from_step": from_step, "params": params, "inputs": inputs}
+        changes = {name: value for name, value in asked.items() if value is not None}
+        return apply(self._deeds, self._queries, verb, wanted, changes, dry_run=dry_run)
 
     @property
-    def _deeds(self) -> dict[str, Callable[[str], object]]:
+    def _deeds(self) -> dict[str, Callable[..., object]]:
         return {
             "retry": self.retry,
             "rerun": self.rerun,
@@ -229,14 +238,30 @@ class Verbs:
         """
         self._purge.one(id_of(run))
 
-    def retain(self, workflow: str, keep: timedelta | None) -> None:
+    def retain(
+        self,
+        workflow: str,
+        keep: timedelta | EllipsisType | None = ...,
+        *,
+        events: timedelta | EllipsisType | None = ...,
+        artifacts: timedelta | EllipsisType | None = ...,
+    ) -> None:
         """Keep the runs of a workflow for so long after their end; then the tick deletes them, artifacts and all.
 
-        None: as TRELLIS_RETENTION_DAYS says. `timedelta.max`: for ever. Raises DefinitionError for no time or less.
+        keep: None: as TRELLIS_RETENTION_DAYS says. `timedelta.max`: for ever.
+        events, artifacts: keep those of its runs for a shorter time than the runs; None: as long as the run. Who opens
+            an artifact that is gone gets `ArtifactPurged`, in a rerun that names it as well.
+
+        What is not given stays as it is. Raises DefinitionError for no time or less, or where nothing is given.
         """
-        if keep is not None and keep <= timedelta(0):
-            raise DefinitionError(f"keep={keep}: give a span of time above 0", workflow=workflow)
-        self._purge.keep(workflow, keep)
+        asked = {"keep": keep, "events": events, "artifacts": artifacts}
+        spans = {name: span for name, span in asked.items() if not isinstance(span, EllipsisType)}
+        if not spans:
+            raise DefinitionError("say how long, and what: keep=, events= or artifacts=", workflow=workflow)
+        for name, span in spans.items():
+            if span is not None and span <= timedelta(0):
+                raise DefinitionError(f"{name}={span}: give a span of time above 0", workflow=workflow)
+        self._purge.keep(workflow, spans)
 
     def retentions(self) -> Sequence[Retention]:
         """The workflows for which something else is said than TRELLIS_RETENTION_DAYS."""

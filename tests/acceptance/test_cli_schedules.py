@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,22 @@ def test_the_life_of_a_schedule(stack: Stack, shell: Shell) -> None:
         "create", "daily", "flow.py", "--cron", "@daily", "-p", "day=today", "--overlap", "allow", "--json"
     )
     assert json.loads(made.stdout)["cron"] == "@daily"
+    every = (
+        "create",
+        "often",
+        "flow.py",
+        "--every",
+        "3600",
+        "-p",
+        "day=x",
+        "--timezone",
+        "Europe/Berlin",
+        "--json",
+    )
+    often = json.loads(shell(*every, "--anchor", "2026-01-01T00:17").stdout)
+    assert datetime.fromisoformat(often["anchor"]) == datetime(2025, 12, 31, 23, 17, tzinfo=UTC)
+    assert all(":17:00" in tick for tick in often["upcoming"])
+    assert shell("delete", "often").returncode == 0
     assert [each["name"] for each in json.loads(shell("--json").stdout)] == ["daily", "nightly"]
     listed = shell().stdout.splitlines()
     assert [line.split()[0] for line in listed] == ["schedule", "daily", "nightly"]
@@ -73,6 +90,11 @@ def test_the_life_of_a_schedule(stack: Stack, shell: Shell) -> None:
         ),
         (("create", "x", "flow.py", "--cron", "@daily"), "parameter 'day': is missing"),
         (("create", "x", "flow.py", "-p", "day=x"), 'give either cron="0 3 * * *" or every=seconds'),
+        (("create", "x", "flow.py", "--every", "60", "--anchor", "noon"), "'noon' is not a time"),
+        (
+            ("create", "x", "flow.py", "--cron", "@daily", "--anchor", "2026-01-01"),
+            "from which --every counts",
+        ),
         (("pause", "nightly"), "there is no schedule 'nightly'"),
         (("backfill", "nightly", "--from", "x", "--to", "y"), "there is no schedule 'nightly'"),
         (("apply", "--import", "nowhere"), "nowhere"),

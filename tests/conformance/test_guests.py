@@ -72,6 +72,32 @@ def test_a_task_is_sent_to_a_paused_queue_once_it_is_resumed(side: Side, wf: Wor
     assert side.client.result(side.client.wait(run, timeout=60)) == {"three": 3}
 
 
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+def test_a_task_of_another_application_undoes_a_step(side: Side, wf: Workflow, end: str) -> None:
+    """In its turn among the others, with results as arguments; where it fails, the rest waits for a retry."""
+    two = wf.step("two", steps.add, a=1)
+    wf.step("bad", steps.fails, after=[wf.wait_for("hold", "go", after=[two])])
+    add_step = wf.on_failure if end == "failed" else wf.on_cancel
+    add_step("tell", steps.effect, ledger=side.ledger, value=two)
+    add_step("undo", task="add", args=[two], kwargs={"b": 40}, queue="celery", of=two)
+    add_step("last", task="fails", args=["no"], queue="celery", priority=5)
+    run = side.client.start(wf)
+    side.eventually(lambda: side.states(run)["hold"] == "parked")
+    if end == "failed":
+        side.client.signal(run, "go")
+    else:
+        side.client.cancel(run)
+    assert side.client.wait(run, timeout=60).state.value == end
+    [undoing] = side.eventually(lambda: side.client.linked(run, "compensation"))
+    undoing = side.client.wait(undoing, timeout=60)
+    assert undoing.state is RunState.FAILED
+    assert side.states(undoing) == {
+        "two": "succeeded", "undo": "succeeded", "tell": "succeeded", "last": "failed",
+    }  # fmt: skip
+    assert side.client.result(undoing, "undo") == 42
+    assert side.effects() == {"tell": 1}
+
+
 def test_signatures_follow_the_end_of_a_run(side: Side, wf: Workflow) -> None:
     """With its results or what went wrong; a chain goes on with what its first task gave."""
     hears = steps.hears.s(ledger=side.ledger)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import steps
 from sides import Side
 
-from trellis.tasks.errors import DefinitionError, NotFound, StateError
-from trellis.workflows import RunState, Workflow
+from trellis.tasks.errors import ArtifactPurged, DefinitionError, NotFound, StateError
+from trellis.workflows import Artifact, Run, RunState, Workflow
 
 
 def held(name: str) -> Workflow:
@@ -77,6 +78,61 @@ def test_many_runs_are_done_something_to_at_once(side: Side, wf: Workflow) -> No
             bulk(verb, **wanted)  # type: ignore[arg-type]
 
 
+def test_many_runs_are_repeated_with_changes(side: Side, wf: Workflow, tmp_path: Path) -> None:
+    """Those that succeeded too, each once; a rerun that is over at once is none of them. What refuses is named."""
+    file = tmp_path / "there"
+    plain = Workflow(wf.name, params={"n": int}, register=False)
+    plain.step("last", steps.add, a=plain.step("first", steps.add, a=plain.params.n), b=10)
+    broken = Workflow(wf.name, params={"n": int}, register=False)
+    broken.step("last", steps.works_if, file=str(file), value=broken.params.n)
+    other = Workflow(f"{wf.name}-other", params={"n": str}, register=False)
+    other.step("only", steps.kind, value=other.params.n)
+    fine, bad = side.finish(plain, {"n": 1}, tags=[wf.name]), side.finish(broken, {"n": 2}, tags=[wf.name])
+    strange = side.finish(other, {"n": "a"}, tags=[wf.name])
+    assert [side.client.get(run).state for run in (fine, bad)] == [RunState.SUCCEEDED, RunState.FAILED]
+    file.touch()
+
+    def results(runs: list[Run]) -> list[object]:
+        new = [run for old in runs for run in side.client.linked(old, "rerun")]
+        return [side.client.result(side.client.wait(run, timeout=60), "last") for run in new]
+
+    bulk = side.client.bulk
+    assert bulk("rerun", wf.name, dry_run=True).matched == 1
+    assert bulk("rerun", wf.name, from_step="last", dry_run=True) == (2, 0, [])
+    assert bulk("rerun", wf.name, from_step="last") == (2, 2, [])
+    assert results([fine, bad]) == [12, 2]
+    again = bulk("rerun", tags=[wf.name], status="succeeded", from_step="first", params={"n": 5})
+    assert (again.matched, again.done) == (4, 2)
+    assert results([fine]) == [12, 16]
+    whys = dict(again.refused)
+    assert "no step 'first'" in whys[strange.id]
+    assert len(whys) == 2
+    assert bulk("rerun", wf.name, inputs={"first": {"b": 4}}, status="failed").refused[0][0] == bad.id
+    assert bulk("rerun", f"{wf.name}-other", params={"n": 7}).refused[0][0] == strange.id
+    for name, change in (("from_step", "last"), ("params", {"n": 1}), ("inputs", {"last": {"b": 1}})):
+        with pytest.raises(DefinitionError, match=f"{name}= says what a rerun computes again"):
+            bulk("retry", wf.name, **{name: change})  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match="give from_step, params or inputs"):
+        bulk("rerun", wf.name, state="succeeded")
+
+
+def test_status_is_another_name_of_state(side: Side, wf: Workflow) -> None:
+    """In a list, a count and a bulk; under both names at once it is refused."""
+    wf.step("only", steps.noop)
+    run = side.finish(wf)
+    client = side.client
+    assert [each.id for each in client.list(wf.name, status="succeeded")] == [run.id]
+    assert client.list(wf.name, status=RunState.FAILED) == []
+    assert (client.count(wf.name, status="succeeded"), client.count(wf.name, status="failed")) == (1, 0)
+    assert client.bulk("delete", wf.name, status="failed", dry_run=True).matched == 0
+    assert client.bulk("delete", wf.name, status="succeeded", dry_run=True).matched == 1
+    for ask in (client.list, client.count, lambda **given: client.bulk("delete", **given)):
+        with pytest.raises(DefinitionError, match="state= and status= are two names of one condition"):
+            ask(state="failed", status="failed")
+        with pytest.raises(DefinitionError, match="status='over': a run is"):
+            ask(status="over")
+
+
 def test_a_run_is_deleted_whole_when_nobody_needs_it(side: Side, wf: Workflow) -> None:
     """Its artifacts too; one that is open, or that another one uses, is refused."""
     held_run = side.client.start(held("open"))
@@ -94,6 +150,34 @@ def test_a_run_is_deleted_whole_when_nobody_needs_it(side: Side, wf: Workflow) -
         with pytest.raises(NotFound):
             side.client.get(each)
     assert side.client.list(tags=[wf.name]) == []
+
+
+def test_events_and_artifacts_go_before_their_run(side: Side, wf: Workflow) -> None:
+    """Each at its time; the run stays, and says what is gone."""
+    write = wf.step("write", steps.writes, text="abc")
+    wf.step("read", steps.reads, file=write)
+    wf.step("bad", steps.fails, after=["read"])
+    run = side.finish(wf)
+    span = timedelta(seconds=0.3)
+    side.client.retain(wf.name, events=span, artifacts=span)
+    assert [each for each in side.client.retentions() if each.workflow == wf.name] == [
+        (wf.name, None, span, span)
+    ]
+
+    def told() -> list[str]:
+        return [
+            event.kind for event in side.client.events(run) if event.kind in ("run.failed", "events.purged")
+        ]
+
+    note = Artifact.model_validate(side.client.result(run, "write"))
+    side.eventually(lambda: told() == ["events.purged"] and not note.exists())
+    assert side.client.get(run).state is RunState.FAILED
+    with pytest.raises(ArtifactPurged, match=f"the artifacts of run {run.id} are kept for a shorter time"):
+        note.read_text()
+    again = side.client.wait(side.client.rerun(run, from_step="read"), timeout=60)
+    assert (again.error or {})["type"] == "ArtifactPurged"
+    side.client.retain(wf.name, events=None, artifacts=None)
+    assert [each for each in side.client.retentions() if each.workflow == wf.name] == []
 
 
 def test_runs_go_when_they_were_kept_for_long_enough(side: Side, wf: Workflow) -> None:

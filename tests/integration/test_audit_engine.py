@@ -227,7 +227,8 @@ def test_schedules_pauses_and_settings_are_written_when_they_change_and_not_when
     stack.client.pause(queue="celery")
     stack.client.resume(queue="celery")
     for _ in range(2):
-        stack.client.retain("nightly", timedelta(days=3))
+        stack.client.retain("nightly", timedelta(days=3), events=timedelta(days=1))
+    stack.client.retain("nightly", events=None)
     mine = [row for row in said(stack) if not row[0].startswith(("run.", "definition."))]
     assert mine == [
         ("schedule.created", "schedule:at-night"),
@@ -235,7 +236,7 @@ def test_schedules_pauses_and_settings_are_written_when_they_change_and_not_when
         ("schedule.deleted", "schedule:at-night"),
         ("queue.paused", "queue:celery"),
         ("queue.resumed", "queue:celery"),
-        ("setting.changed", "retention:nightly"),
+        *[("setting.changed", "retention:nightly")] * 3,
     ]
 
 

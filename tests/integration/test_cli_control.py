@@ -63,6 +63,27 @@ def test_retry_and_dead_letters(stack: Stack, trellis: Trellis, tmp_path: Path) 
     assert "no dead letters" in trellis("dead", "list").stderr
 
 
+def test_the_dead_letter_of_one_step_is_discarded(stack: Stack, trellis: Trellis) -> None:
+    """The others stay; a run without it is named, and the exit is 1."""
+    wf = Workflow("two", register=False)
+    for name in ("a", "b"):
+        wf.step(name, steps.fails)
+    run = stack.client.start(wf).id
+    stack.drain(run)
+    letters = {each.step for each in stack.client.dead_letters_of(run)}
+    step = letters.pop()
+    stack.rows(
+        'INSERT INTO dead_letter SELECT (jsonb_populate_record(l, \'{"idx": 7, "step": "c"}\')).* FROM dead_letter l'
+    )
+    other = stack.client.start(one_step("fine")).id
+    done = trellis("dead", "discard", other, run, "--step", step)
+    assert (done.exit_code, done.stdout) == (1, f"{run} 1 dead letter discarded\n")
+    assert f"run {other} has none of this step" in done.stderr
+    assert {each.step for each in stack.client.dead_letters_of(run)} == {"c"}
+    assert trellis("dead", "discard", run, "--step", "c").exit_code == 0
+    assert stack.client.dead_letters() == []
+
+
 def test_rerun(stack: Stack, trellis: Trellis, tmp_path: Path) -> None:
     file = tmp_path / "there"
     run = failed(stack, file)
@@ -128,6 +149,35 @@ def test_one_verb_for_many(stack: Stack, trellis: Trellis, tmp_path: Path) -> No
     assert "neither a span of time" in str(trellis("runs", "--since", "yesterday", "cancel").exception)
 
 
+def test_many_are_repeated_with_changes(stack: Stack, trellis: Trellis, tmp_path: Path) -> None:
+    """The options of a rerun, read as the runs take them; what refuses is named, and another verb takes none."""
+    file = tmp_path / "there"
+    bad = failed(stack, file)
+    file.touch()
+    good = failed(stack, file)
+    assert stack.client.get(good).state is RunState.SUCCEEDED
+    asked = ("runs", "--workflow", "flow")
+    assert trellis(*asked, "rerun", "--dry-run").stdout == "1 run would be rerun\n"
+    changed = ("rerun", "--from", "first", "-p", "n=4", "-i", "first.b=10", "--yes")
+    assert trellis(*asked, *changed, "--dry-run").stdout == "2 runs would be rerun\n"
+    done = trellis(*asked, *changed)
+    assert (done.exit_code, done.stdout) == (0, "2 runs rerun\n")
+    for old in (bad, good):
+        [new] = stack.client.linked(old, "rerun")
+        stack.drain(new.id)
+        assert stack.client.result(new, "bad") == 14
+    refused = trellis(*asked, "--status", "failed", "rerun", "--from", "gone", "--yes")
+    assert (refused.exit_code, refused.stdout) == (1, "0 runs rerun\n")
+    assert "no step 'gone'" in refused.stderr
+    assert "'n'" in str(trellis(*asked, "rerun", "-p", "n", "--yes").exception)
+    for arguments, name in (
+        (("retry", "--from", "first", "--yes"), "--from"),
+        (("cancel", "-p", "n=1", "--yes"), "--param"),
+        (("-i", "first.b=1"), "--input"),
+    ):
+        assert f"{name} says what a rerun computes again" in str(trellis(*asked, *arguments).exception)
+
+
 def test_retention_and_check(stack: Stack, trellis: Trellis) -> None:
     assert trellis("retention", "set", "flow", "12h").stdout == "runs of flow are kept: 12h\n"
     trellis("retention", "set", "always", "forever")
@@ -136,6 +186,14 @@ def test_retention_and_check(stack: Stack, trellis: Trellis) -> None:
     trellis("retention", "set", "always", "default")
     assert "always" not in trellis("retention", "list").stdout
     assert trellis("retention", "set", "flow", "soon").exit_code != 0
+    shown = trellis("retention", "set", "flow", "--events", "2h", "--artifacts", "1h")
+    assert shown.stdout == "events of flow are kept: 2h\nartifacts of flow are kept: 1h\n"
+    trellis("retention", "set", "other", "--artifacts", "1d")
+    assert trellis("retention", "list").stdout.splitlines()[1:] == [
+        "flow: 12h, events 2h, artifacts 1h", "other: default, artifacts 1d"]  # fmt: skip
+    trellis("retention", "set", "flow", "--events", "default")
+    assert "flow: 12h, artifacts 1h" in trellis("retention", "list").stdout
+    assert "say how long" in str(trellis("retention", "set", "flow").exception)
     assert trellis("check").stdout == "this code fits the open runs (0 definitions)\n"
 
 

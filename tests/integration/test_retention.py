@@ -9,8 +9,8 @@ import pytest
 import steps
 from stack import Stack
 
-from trellis.tasks.errors import DefinitionError, NotFound, StateError
-from trellis.workflows import Workflow
+from trellis.tasks.errors import ArtifactPurged, DefinitionError, NotFound, StateError
+from trellis.workflows import Artifact, Workflow, trimming
 from trellis.workflows.recovery import tick
 from trellis.workflows.retention import FOREVER, Purge
 from trellis.workflows.states import RunState
@@ -79,7 +79,7 @@ def test_each_workflow_has_its_time_and_the_setting_is_for_the_others(stack: Sta
     purge = Purge(stack.engine.database, stack.with_settings(retention_days=2))
     assert purge.expired() == 2
     assert ids(stack) == {runs["long"], runs["always"]}
-    assert stack.client.retentions() == [
+    assert [each[:2] for each in stack.client.retentions()] == [
         ("always", FOREVER), ("long", timedelta(days=30)), ("short", timedelta(days=1))]  # fmt: skip
     stack.client.retain("always", None)
     assert purge.expired() == 1
@@ -148,6 +148,109 @@ def test_a_folder_that_cannot_be_deleted_keeps_its_run(stack: Stack, monkeypatch
     broken = stack.with_settings(artifacts_url="nothing://at-all")
     assert Purge(stack.engine.database, broken).expired() == 0
     assert ids(stack) == {run}
+
+
+def kinds(stack: Stack, run: str) -> list[str]:
+    return [kind for (kind,) in stack.rows("SELECT kind FROM event WHERE run_id = %s ORDER BY id", run)]
+
+
+def trimmed(stack: Stack) -> int:
+    return tick(stack.engine)["trimmed"]
+
+
+def test_events_and_artifacts_may_go_before_their_run(stack: Stack) -> None:
+    """Each at its own time; the run, its steps and results stay, and it says what is gone."""
+    old, middle, young = (finished(stack, bad=True, days=days) for days in (8, 4, 1))
+    other = finished(stack, "other", bad=True, days=8)
+    note = Artifact.model_validate(stack.client.result(old, "note"))
+    stack.client.retain("w", events=timedelta(days=7), artifacts=timedelta(days=3))
+    assert trimmed(stack) == 3  # the events of one, the artifacts of two
+    assert kinds(stack, old) == ["events.purged"]
+    assert "events.purged" in [event.kind for event in stack.client.events(old)]
+    for run in (middle, young, other):
+        assert "run.failed" in kinds(stack, run)
+    assert [(folder(stack, run) / "note").exists() for run in (old, middle, young, other)] == [
+        False, False, True, True]  # fmt: skip
+    assert stack.client.steps(old)[0].state == "succeeded"
+    with pytest.raises(ArtifactPurged, match=f"purged by retention: the artifacts of run {old}") as caught:
+        note.read_text()
+    assert (caught.value.uri, caught.value.run) == (note.uri, old)
+    assert not note.exists()
+    assert trimmed(stack) == 0
+    stack.client.retain("w", timedelta(days=7))
+    assert tick(stack.engine)["purged"] == 1
+    assert not folder(stack, old).exists()
+    assert ids(stack) == {middle, young, other}
+
+
+def test_a_step_that_wants_a_purged_artifact_says_so(stack: Stack) -> None:
+    """In a rerun of its run, too."""
+    wf = Workflow("w", register=False)
+    wf.step("read", steps.reads, file=wf.step("write", steps.writes, text="abc"))
+    run = stack.client.start(wf).id
+    stack.drain(run)
+    stack.rows("UPDATE run SET finished_at = now() - interval '1 day'")
+    stack.client.retain("w", artifacts=timedelta(hours=1))
+    assert trimmed(stack) == 1
+    again = stack.client.rerun(run, from_step="read").id
+    stack.drain(again)
+    error = stack.client.get(again).error
+    assert error is not None
+    assert (error["type"], "was purged by retention" in error["message"]) == ("ArtifactPurged", True)
+    whole = stack.client.rerun(run, from_step="write").id
+    stack.drain(whole)
+    assert stack.client.result(whole) == {"read": "abc"}
+
+
+def test_parts_go_in_small_batches_and_each_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The walk goes on where it came to; runs that ended at one moment go together, and children by their own time."""
+    monkeypatch.setattr("trellis.workflows.trimming._RUNS", 2)
+    monkeypatch.setattr("trellis.workflows.trimming._ROWS", 1)
+    runs = [finished(stack, bad=True, days=9 - n) for n in range(5)]
+    stack.rows("UPDATE run SET finished_at = now() - interval '8 days' WHERE id = ANY(%s::uuid[])", runs[1:4])
+    stack.rows("UPDATE run SET parent_run = %s WHERE id = %s", runs[0], runs[2])
+    stack.client.retain("w", events=timedelta(hours=1))
+    assert [trimmed(stack) for _ in range(3)] == [4, 1, 0]
+    assert all(kinds(stack, run) == ["events.purged"] for run in runs)
+    stack.rows("UPDATE run SET parent_run = NULL")
+    assert trimmed(stack) == 0
+    [late] = [finished(stack, bad=True, days=1)]
+    assert trimmed(stack) == 1
+    assert kinds(stack, late) == ["events.purged"]
+
+
+def test_a_folder_that_cannot_be_purged_has_its_turn_again(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (finished(stack, days=days) for days in (9, 8))
+    stack.client.retain("w", artifacts=timedelta(days=1))
+    real = trimming.artifacts.purge
+
+    def broken(root: str, run: str) -> None:
+        if run == second:
+            raise PermissionError(run)
+        real(root, run)
+
+    monkeypatch.setattr(trimming.artifacts, "purge", broken)
+    assert [trimmed(stack) for _ in range(2)] == [1, 0]
+    monkeypatch.setattr(trimming.artifacts, "purge", real)
+    assert trimmed(stack) == 1
+    assert not any((folder(stack, run) / "note").exists() for run in (first, second))
+
+
+def test_what_is_said_of_a_part_stands_by_itself(stack: Stack) -> None:
+    day = timedelta(days=1)
+    stack.client.retain("a", events=day)
+    stack.client.retain("b", 3 * day, artifacts=2 * day)
+    assert stack.client.retentions() == [("a", None, day, None), ("b", 3 * day, None, 2 * day)]
+    stack.client.retain("b", None)
+    stack.client.retain("a", events=timedelta.max)
+    assert stack.client.retentions() == [("b", None, None, 2 * day)]
+    stack.client.retain("b", artifacts=None)
+    assert stack.client.retentions() == []
+    for spans in ({}, {"events": timedelta(0)}, {"artifacts": -day}):
+        with pytest.raises(DefinitionError, match="say how long, and what|above 0"):
+            stack.client.retain("a", **spans)
 
 
 def test_wrong_questions_are_refused(stack: Stack) -> None:

@@ -189,11 +189,15 @@ on_failure:
   undo: {action: returns, of: hotel, inputs: {value: "${steps.hotel}"}, retry: 3}
 on_cancel:
   stop: {action: returns, inputs: {value: 1}, timeout: 5, queue: slow, priority: 9}
+  told:
+    {task: media.delete, args: ["${steps.hotel}"], kwargs: {why: "${params.who}"}, queue: media, priority: 3, retry: 2}
 """
     wf = Workflow("trip", params={"who": str}, register=False)
     hotel = wf.step("hotel", steps.returns, value=wf.params.who)
     wf.on_failure("undo", steps.returns, of=hotel, value=hotel, retry=3)
     wf.on_cancel("stop", steps.returns, value=1, timeout=5, queue="slow", priority=9)
+    told = {"args": [hotel], "kwargs": {"why": wf.params.who}}
+    wf.on_cancel("told", task="media.delete", **told, queue="media", priority=3, retry=2)
     read = files.loads(text)
     assert read.digest() == wf.digest()
     assert files.loads(files.dump(wf.spec)).digest() == wf.digest()
@@ -229,6 +233,18 @@ def test_other_refusals(stack: Stack) -> None:
         wf.canvas()
     with pytest.raises(DefinitionError, match="on_failure.undo.ofs: there is no such field"):
         files.loads("name: a\nsteps: {x: {action: noop}}\non_failure: {undo: {action: noop, ofs: x}}")
+    for form, problem in (
+        ("task: x, action: noop", "has both an action and a task"),
+        ("task: x, inputs: {a: 1}", "takes `args` and `kwargs`, not `inputs`"),
+        ("action: noop, args: [1]", "args and kwargs are those of a `task`"),
+    ):
+        with pytest.raises(DefinitionError, match=problem):
+            files.loads(f"name: a\nsteps: {{x: {{action: noop}}}}\non_failure: {{undo: {{{form}}}}}")
+    for add in (wf.on_failure, wf.on_cancel):
+        with pytest.raises(DefinitionError, match="step 'more'.*needs an action, or task= with the name"):
+            add("more")
+        with pytest.raises(DefinitionError, match="step 'more'.*'value' is no option: task 'x' takes"):
+            add("more", task="x", value=1)
 
 
 def test_the_order_is_that_of_completion_reversed() -> None:

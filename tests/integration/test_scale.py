@@ -1,7 +1,9 @@
 """A journal with a long past: whatever is listed, shown, counted, ticked or moved, costs the same as in a short one.
 
 The law: no statement touches more than a few hundred pages of tables that have thousands, or a few for each run that it
-moves. SCALE_RUNS=1000000 takes the size of the promise (a quarter of an hour); the pages are the same.
+moves; and no node of a plan of a list, a page or the tick scans runs, steps or events as a whole. Each statement is
+explained where it is asked, on the connection that asks it (pages.py). SCALE_RUNS=1000000 takes the size of the promise
+(a quarter of an hour); the pages are the same.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import pytest
 import redis
 import steps
 from pages import Touched, watched
-from stack import Stack, stack_of
+from stack import Stack, eventually, stack_of
 
+from trellis.tasks.database import PLANNER
 from trellis.tasks.embedded import Servers
 from trellis.workflows import Client, Debounce, Singleton, Workflow, recovery
 from trellis.workflows.admission import SQL as LIMITS
@@ -25,9 +28,14 @@ from trellis.workflows.records import Outcome
 from trellis.workflows.retention import Purge
 from trellis.workflows.states import RunState, StepState
 from trellis.workflows.summaries import Summaries
+from trellis.workflows.trimming import Trim
 
 RUNS = int(os.environ.get("SCALE_RUNS", "10000"))
 PAGES = 200  # of the tables: with 10,000 runs `step` has 1,000, with a million 100,000
+ROWS = (
+    1000  # that one node of a plan reads of these tables, which have ten times as many, or a thousand times
+)
+GROWN = ("run", "step", "event")
 EACH = 80  # more for each run that a statement moves with all it has
 # A tick looks at 500 limits that somebody waits for, and at 500 places, however many there are.
 SWEEP = {LIMITS[name].decode(): 2000 for name in ("lines", "look", "forget", "forget_some")}
@@ -58,6 +66,16 @@ def judge(touched: list[Touched], *, runs: int = 0) -> None:
         if each.pages > SWEEP.get(each.statement, most) or any(read > 100 for read in each.scanned.values())
     ]
     assert not bad, "\n".join(f"{each.pages} pages, scans {each.scanned}: {each.statement}" for each in bad)
+
+
+def whole(touched: list[Touched]) -> list[str]:
+    """The nodes of plans that scan runs, steps or events as a whole: by their kind, or by what they have read."""
+    return [
+        f"{read.node} of {read.rows} rows of {read.table}: {each.statement}"
+        for each in touched
+        for read in each.reads
+        if read.table in GROWN and (read.whole or read.rows > ROWS)
+    ]
 
 
 def one(stack: Stack, state: str) -> str:
@@ -122,33 +140,31 @@ def test_a_list_costs_its_page(old: Stack, name: str) -> None:
 def test_a_run_costs_itself_to_look_at(old: Stack, state: str) -> None:
     """Its steps, results, events, counts; what the commands show of it; why it does not move."""
     run = one(old, state)
-    client, summaries = old.client, Summaries(old.client.database)
     with watched() as touched:
-        for ask in (
-            client.get,
-            client.steps,
-            client.progress,
-            client.events,
-            client.definition,
-            client.linked,
-        ):
-            ask(run)
-        client.why(run)
-        client.approvals(run)
-        client.dead_letters_of(run)
+        look_at(old.client, run)
         if state == "succeeded":
-            client.result(run)
-            client.result(run, "s1")
-        summaries.find(run[:13])
-        summaries.age(run)
-        summaries.nodes(run, 20)
-        summaries.running(run, 20)
-        summaries.incidents(run, 20)
-        summaries.incidents(run, 20, kind="step.failed")
-        summaries.endings(run, 5, 100)
-        summaries.states(run)
-        summaries.needs(run, 20)
+            old.client.result(run)
+            old.client.result(run, "s1")
     judge(touched)
+
+
+def look_at(client: Client, run: str) -> None:
+    """What the client and the commands show of a run."""
+    for ask in (client.get, client.steps, client.progress, client.events, client.definition, client.linked):
+        ask(run)
+    client.why(run)
+    client.approvals(run)
+    client.dead_letters_of(run)
+    summaries = Summaries(client.database)
+    summaries.find(run[:13])
+    summaries.age(run)
+    summaries.nodes(run, 20)
+    summaries.running(run, 20)
+    summaries.incidents(run, 20)
+    summaries.incidents(run, 20, kind="step.failed")
+    summaries.endings(run, 5, 100)
+    summaries.states(run)
+    summaries.needs(run, 20)
 
 
 def test_what_a_screen_begins_with_costs_little(old: Stack) -> None:
@@ -168,6 +184,54 @@ def test_a_tick_costs_what_is_due(old: Stack) -> None:
     with watched() as touched:
         recovery.tick(old.engine)
     judge(touched)
+
+
+def ask_everything(stack: Stack, at: str) -> None:
+    """All lists, the pages of a run, the tick."""
+    for ask in LISTS.values():
+        ask(stack.client, at)
+    look_at(stack.client, at)
+    recovery.tick(stack.engine)
+
+
+def test_no_node_of_a_plan_scans_a_whole_table(old: Stack) -> None:
+    """Of lists, pages and the tick; the plans are generic, as those of production are."""
+    at = middle(old)
+    with watched() as touched:
+        ask_everything(old, at)
+    assert whole(touched) == []
+    reads = [read for each in touched for read in each.reads]
+    assert {read.table for read in reads} >= set(GROWN)
+    assert any(read.generic for read in reads)
+
+
+def test_nothing_is_scanned_as_a_whole_while_nobody_explains(old: Stack) -> None:
+    """By the counters of Postgres, on connections with the options of production: these plans are what is used."""
+    at = middle(old)
+    before = scans(old)
+    for database in (old.client.database, old.engine.database):
+        with database.connection() as connection:
+            rows = connection.execute(
+                "SELECT name, setting FROM pg_settings WHERE source = 'client'"
+            ).fetchall()
+        assert dict(rows).items() >= dict(each.split("=") for each in PLANNER.split() if each != "-c").items()
+    ask_everything(old, at)
+    assert scans(old) == before
+    old.rows("SELECT count(*) FROM step WHERE name = 'nobody'")
+    assert scans(old)["step"] > before["step"]  # they do count
+
+
+def scans(stack: Stack) -> dict[str, int]:
+    """How often each table was scanned so far. A session tells it at its end at the latest, so all of them end."""
+    for database in (stack.client.database, stack.engine.database):
+        database.close()
+    mine = "datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    eventually(lambda: not stack.rows(f"SELECT FROM pg_stat_activity WHERE {mine}"))
+    return dict(
+        stack.rows(
+            "SELECT relname::text, seq_scan FROM pg_stat_user_tables WHERE relname = ANY(%s)", [*GROWN]
+        )
+    )
 
 
 def test_a_new_run_costs_itself(old: Stack) -> None:
@@ -295,6 +359,20 @@ def test_a_purge_costs_what_it_deletes(old: Stack) -> None:
     judge(touched)
 
 
+def test_a_purge_of_events_costs_the_runs_that_it_trims(old: Stack) -> None:
+    """A hundred at a time, from where the last one came to; and where nothing is due, nothing."""
+    old.client.retain("past5", events=timedelta(seconds=RUNS - 150 * 10))
+    trim = Trim(old.engine.database, old.settings)
+    with watched() as touched:
+        assert trim.outlived() == 100
+        assert trim.outlived() > 10
+    judge(touched, runs=100)
+    assert whole(touched) == []
+    with watched() as touched:
+        assert trim.outlived() == 0
+    judge(touched)
+
+
 def test_pages_tell_a_scan_from_a_look(old: Stack) -> None:
     """The measure itself: a count of all steps is refused, and so is a walk along an index to the end."""
     with watched() as touched, old.engine.database.connection() as connection:
@@ -302,5 +380,6 @@ def test_pages_tell_a_scan_from_a_look(old: Stack) -> None:
         connection.execute("SELECT id FROM run WHERE correlation_id = 'nobody' ORDER BY id LIMIT 1")
         connection.execute("SELECT id FROM run ORDER BY id LIMIT 1")
     assert [each.pages > PAGES for each in touched] == [True, True, False]
+    assert [bool(whole([each])) for each in touched] == [True, True, False]
     with pytest.raises(AssertionError, match="pages"):
         judge(touched)

@@ -173,10 +173,16 @@ def test_the_client_for_asyncio_searches_as_well(stack: Stack) -> None:
         async with AsyncClient(stack.settings) as client:
             run = await client.start(one("w"), tags=["red"])
             assert [each.id for each in await client.list(tags=["red"], since=timedelta(hours=1))] == [run.id]
-            assert await client.count(tags=["red"]) == 1
-            assert (await client.bulk("cancel", "w")).done == 1
+            assert await client.count(tags=["red"], status="pending") == 1
+            assert await client.list(tags=["red"], status="failed") == []
+            assert (await client.bulk("cancel", "w", status="pending")).done == 1
+            again = await client.bulk("rerun", "w", from_step="gone", params={"a": 1}, inputs={"only": {}})
+            assert (again.matched, "no step 'gone'" in again.refused[0][1]) == (1, True)
             await client.retain("w", timedelta(days=1))
-            assert await client.retentions() == [("w", timedelta(days=1))]
+            await client.retain("w", events=timedelta(hours=1), artifacts=timedelta(hours=2))
+            assert await client.retentions() == [
+                ("w", timedelta(days=1), timedelta(hours=1), timedelta(hours=2))
+            ]
             await client.delete(run)
 
     asyncio.run(verbs())

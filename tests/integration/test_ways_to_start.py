@@ -104,6 +104,8 @@ def test_the_command_takes_them(stack: Stack, monkeypatch: pytest.MonkeyPatch, t
         "k",
         "--debounce-wait",
         "3600",
+        "--debounce-max",
+        "7200",
         "--tenant",
         "acme",
         "--deadline",
@@ -118,6 +120,20 @@ def test_the_command_takes_them(stack: Stack, monkeypatch: pytest.MonkeyPatch, t
     assert begins(stack, runs[0].id)[0]
     wrong = CliRunner().invoke(app, [*given, "--singleton", "k"])
     assert isinstance(wrong.exception, DefinitionError)
+    stack.rows("UPDATE run SET created_at = created_at - interval '7190 seconds'")
+    assert CliRunner().invoke(app, given).stdout.strip() == runs[0].id
+    [[left]] = stack.rows(
+        "SELECT due_at < now() + interval '11 seconds' FROM step"
+    )  # its longest wait is over then
+    assert left
+    single = ["run", str(file), "--singleton", "k"]
+    first = CliRunner().invoke(app, single).stdout.strip()
+    stack.client.cancel(first)
+    assert CliRunner().invoke(app, [*single, "--singleton-window", "3600"]).stdout.strip() == first
+    assert CliRunner().invoke(app, single).stdout.strip() != first
+    for alone, missing in (("--singleton-window", "--singleton"), ("--debounce-max", "--debounce")):
+        refused = CliRunner().invoke(app, ["run", str(file), alone, "9"])
+        assert f"{alone} goes with {missing}" in str(refused.exception)
 
 
 def test_a_delayed_run_with_limits_waits_for_its_time_and_then_for_its_turn(stack: Stack) -> None:

@@ -21,12 +21,31 @@ _VERBS = (b"SELECT", b"WITH", b"UPDATE", b"INSERT", b"DELETE")
 _numbers = itertools.count()
 
 
+class Read(NamedTuple):
+    """What one node of a plan read of a table."""
+
+    table: str
+    node: str  # its kind
+    rows: int  # those that it gave and those that it threw away
+    generic: bool  # whether its condition has parameters in it, and no values
+
+    @property
+    def whole(self) -> bool:
+        """Whether it reads the table from the first row to the last, by its kind."""
+        return self.node == "Seq Scan"
+
+
 class Touched(NamedTuple):
     """What one statement did."""
 
     statement: str
     pages: int  # read or found in the cache, by all of its parts
-    scanned: dict[str, int]  # tables that were read from the first row to the last, with the rows found there
+    reads: list[Read]
+
+    @property
+    def scanned(self) -> dict[str, int]:
+        """Tables that were read from the first row to the last, with the rows found there."""
+        return {each.table: each.rows for each in self.reads if each.whole}
 
 
 @contextmanager
@@ -77,16 +96,18 @@ def _explained(cursor: Any, text: bytes, params: Any) -> Touched:
         call = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) EXECUTE {} {}")
         shown = run(call.format(name, sql.SQL("({})").format(given) if values else sql.SQL("")))
     plan = json.loads(shown.get_value(0, 0))[0]["Plan"]
-    scanned: dict[str, int] = {}
-    for node in _nodes(plan):
-        if node["Node Type"] == "Seq Scan":
-            rows = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
-            scanned[node["Relation Name"]] = int(rows * node["Actual Loops"])
-    return Touched(text.decode(), plan["Shared Hit Blocks"] + plan["Shared Read Blocks"], scanned)
+    pages = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    return Touched(text.decode(), pages, [_read(node) for node in _nodes(plan) if _reads(node)])
 
 
-def _in_brackets(items: sql.Composable, values: Sequence[Any]) -> sql.Composable:
-    return sql.SQL("({})").format(items) if values else sql.SQL("")
+def _reads(node: dict[str, Any]) -> bool:
+    return "Scan" in node["Node Type"] and "Relation Name" in node
+
+
+def _read(node: dict[str, Any]) -> Read:
+    thrown = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+    rows = (node["Actual Rows"] + thrown) * node["Actual Loops"]
+    return Read(node["Relation Name"], node["Node Type"], int(rows), "$1" in node.get("Index Cond", ""))
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -76,6 +76,9 @@ UPDATE schedule s SET queued = 20, running = ARRAY[(SELECT id FROM run WHERE sta
 
 INSERT INTO retention (workflow, runs) SELECT 'past' || n, interval '1000 days' FROM generate_series(0, 9) n;
 
+INSERT INTO retention_part (part, workflow, keep)
+SELECT part, 'past' || n, interval '1000 days' FROM generate_series(0, 9) n, unnest(ARRAY['events', 'artifacts']) AS part;
+
 INSERT INTO pause (kind, name) VALUES ('workflow', 'rests'), ('queue', 'rests');
 
 INSERT INTO action_stat (action, runs, mean_ms) SELECT 'action' || n, 1, 1.0 FROM generate_series(1, 90) n;

@@ -31,6 +31,7 @@ KEYS: dict[str, tuple[tuple[str, ...], ...]] = {
     "heartbeat": (("name",),),
     "action_stat": (("action",),),
     "retention": (("workflow",),),
+    "retention_part": (("part", "workflow"),),
     "pause": (("kind",),),
     "audit_log": (),
     "audit_seal": (("seq",),),

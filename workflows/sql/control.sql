@@ -462,8 +462,60 @@ INSERT INTO retention (workflow, runs) VALUES (%(workflow)s, %(runs)s)
 -- name: retain_default
 DELETE FROM retention WHERE workflow = %(workflow)s
 
+-- name: retain_part
+INSERT INTO retention_part (part, workflow, keep) VALUES (%(part)s, %(workflow)s, %(keep)s)
+    ON CONFLICT (part, workflow) DO UPDATE SET keep = excluded.keep
+
+-- name: retain_part_default
+DELETE FROM retention_part WHERE part = %(part)s AND workflow = %(workflow)s
+
 -- name: retentions
-SELECT workflow, runs FROM retention ORDER BY workflow
+SELECT workflow, max(runs), max(keep) FILTER (WHERE part = 'events'), max(keep) FILTER (WHERE part = 'artifacts')
+  FROM (SELECT workflow, runs, NULL AS part, NULL::interval AS keep FROM retention
+        UNION ALL
+        SELECT workflow, NULL, part, keep FROM retention_part) said
+ GROUP BY workflow ORDER BY workflow
+
+-- name: outlived
+-- Runs that are over for longer than this part of them is kept, in the order in which they ended, from where the last
+-- purge of their workflow came to; those that ended at one moment come together. Those below a parent have an index of
+-- their own.
+SELECT p.workflow, r.id, r.finished_at
+  FROM retention_part p
+ CROSS JOIN LATERAL (
+       SELECT id, finished_at FROM (
+              (SELECT id, finished_at FROM run o
+                WHERE o.workflow = p.workflow AND o.parent_run IS NULL
+                  AND o.finished_at > coalesce(p.until, '-infinity') AND o.finished_at < now() - p.keep
+                ORDER BY o.finished_at FETCH FIRST (%(limit)s) ROWS WITH TIES)
+              UNION ALL
+              (SELECT id, finished_at FROM run o
+                WHERE o.workflow = p.workflow AND o.parent_run IS NOT NULL
+                  AND o.finished_at > coalesce(p.until, '-infinity') AND o.finished_at < now() - p.keep
+                ORDER BY o.finished_at FETCH FIRST (%(limit)s) ROWS WITH TIES)) ended
+        ORDER BY finished_at FETCH FIRST (%(limit)s) ROWS WITH TIES) r
+ WHERE p.part = %(part)s
+ ORDER BY p.workflow, r.finished_at, r.id
+
+-- name: purged_until
+UPDATE retention_part SET until = greatest(until, %(until)s)
+ WHERE part = %(part)s AND workflow = %(workflow)s
+
+-- name: trim_events
+-- Some events of these runs; one stays in their place, and says so.
+WITH o AS MATERIALIZED (
+    SELECT e.id, e.run_id FROM unnest(%(runs)s::uuid[]) AS r(id)
+     CROSS JOIN LATERAL (
+           SELECT id, run_id FROM event WHERE run_id = r.id AND kind <> 'events.purged' ORDER BY id LIMIT %(limit)s) e
+     LIMIT %(limit)s
+), gone AS (
+    DELETE FROM event e USING o WHERE e.id = o.id RETURNING e.run_id
+), told AS (
+    INSERT INTO event (run_id, kind)
+    SELECT DISTINCT run_id, 'events.purged' FROM gone
+     WHERE NOT EXISTS (SELECT FROM event m WHERE m.run_id = gone.run_id AND m.kind = 'events.purged')
+)
+SELECT count(*) FROM gone
 
 -- name: open_definitions
 -- The digests of the definitions that open runs have: one walk along the index of the open ones, and no list of them.

@@ -41,10 +41,73 @@ def retain_default(store: Store, *, workflow: str) -> None:
         store.delete("retention", row)
 
 
+@does(SQL["retain_part"])
+def retain_part(store: Store, *, part: str, workflow: str, keep: timedelta) -> None:
+    """A part of this workflow's runs for so long."""
+    row = store.get("retention_part", part, workflow)
+    if row is None:
+        store.insert("retention_part", part=part, workflow=workflow, keep=keep)
+    else:
+        store.update("retention_part", row, keep=keep)
+
+
+@does(SQL["retain_part_default"])
+def retain_part_default(store: Store, *, part: str, workflow: str) -> None:
+    """As long as its run."""
+    for row in store.where("retention_part", part=part, workflow=workflow):
+        store.delete("retention_part", row)
+
+
 @does(SQL["retentions"])
 def retentions(store: Store) -> Rows:
     """What is said for single workflows."""
-    return [(row["workflow"], row["runs"]) for row in sorted(store.all("retention"), key=_workflow)]
+    said = {row["workflow"]: row["runs"] for row in store.all("retention")}
+    parts = {(row["part"], row["workflow"]): row["keep"] for row in store.all("retention_part")}
+    return [
+        (name, said.get(name), parts.get(("events", name)), parts.get(("artifacts", name)))
+        for name in sorted({*said, *(name for _, name in parts)})
+    ]
+
+
+def _outlived(store: Store, part: Row) -> Iterator[tuple[datetime, Row]]:
+    """When this part of the runs of a workflow may go."""
+    for run in store.where("run", workflow=part["workflow"]):
+        over = run["finished_at"]
+        if over is not None and (part["until"] is None or over > part["until"]):
+            yield over + part["keep"], run
+
+
+@does(SQL["outlived"])
+def outlived(store: Store, *, part: str, limit: int) -> Rows:
+    """Runs of which this part has outlived its time, from where the last purge came to; `limit` is for speed."""
+    now = store.clock.now()
+    found = [
+        (run["workflow"], run["id"], run["finished_at"])
+        for row in store.where("retention_part", part=part)
+        for moment, run in _outlived(store, row)
+        if moment < now
+    ]
+    return sorted(found, key=lambda each: (each[0], each[2], each[1]))
+
+
+@does(SQL["purged_until"])
+def purged_until(store: Store, *, part: str, workflow: str, until: datetime) -> None:
+    """How far a purge came."""
+    for row in store.where("retention_part", part=part, workflow=workflow):
+        store.update("retention_part", row, until=until if row["until"] is None else max(until, row["until"]))
+
+
+@does(SQL["trim_events"])
+def trim_events(store: Store, *, runs: Sequence[object], limit: int) -> Rows:
+    """Some events of these runs; one stays in their place."""
+    there = [event for run in map(str, runs) for event in store.where("event", run_id=run)]
+    told = {event["run_id"] for event in there if event["kind"] == "events.purged"}
+    found = [event for event in there if event["kind"] != "events.purged"][:limit]
+    for event in found:
+        store.delete("event", event)
+    for run in dict.fromkeys(event["run_id"] for event in found if event["run_id"] not in told):
+        store.insert("event", run_id=run, kind="events.purged")
+    return [(len(found),)]
 
 
 def expiry(store: Store, run: Row, default: timedelta | None) -> datetime | None:
@@ -63,12 +126,15 @@ def expiries(store: Store, settings: Settings) -> Iterator[datetime]:
     """When runs that are over may go."""
     days = settings.retention_days
     default = None if days is None else timedelta(days=days)
+    for part in store.all("retention_part"):
+        for moment, _ in _outlived(store, part):
+            yield moment + timedelta(milliseconds=1)
     if default is None and not store.all("retention"):
         return
     for run in store.all("run"):
-        moment = expiry(store, run, default)
-        if moment is not None:
-            yield moment + timedelta(milliseconds=1)  # later than that, and not at it
+        end = expiry(store, run, default)
+        if end is not None:
+            yield end + timedelta(milliseconds=1)  # later than that, and not at it
 
 
 @does(SQL["expired_runs"])
@@ -133,7 +199,3 @@ def delete_runs(store: Store, *, runs: Sequence[object]) -> Rows:
         for child in store.where("run", parent_run=run):
             store.update("run", child, parent_run=None)
     return answer
-
-
-def _workflow(row: Row) -> str:
-    return str(row["workflow"])

@@ -6,7 +6,7 @@ With it a value of a task is searched and filtered as facts and entries are. A h
 from alembic import op
 
 revision = "0014"
-down_revision = "0011"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 
