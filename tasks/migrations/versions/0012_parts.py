@@ -7,7 +7,7 @@ with a parent have an index of their own, for theirs is not what retention delet
 from alembic import op
 from sqlalchemy import text
 
-revision = "0013"
+revision = "0012"
 down_revision = "0011"
 branch_labels = None
 depends_on = None

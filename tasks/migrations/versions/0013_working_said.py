@@ -5,8 +5,8 @@ With it a value of a task is searched and filtered as facts and entries are. A h
 
 from alembic import op
 
-revision = "0014"
-down_revision = "0013"
+revision = "0013"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
