@@ -20,6 +20,7 @@ import numpy as np
 
 from ...tasks.logs import get_logger
 from .protocol import Vectors
+from .reordered import Reordered
 
 TOKENS = 512  # in a sequence: attention costs the square of it, all else the same for each token
 NEAR = 1e-4  # how far a number of a unit vector may be from the library's
@@ -57,6 +58,7 @@ class Packer:
         torch = self._torch
         real = features["attention_mask"].bool()
         text = real.nonzero()[:, 0]
+        never = torch.finfo(torch.float32).min
         columns = {
             "input_ids": features["input_ids"][real],
             "position_ids": (real.cumsum(1) - 1)[real],
@@ -65,7 +67,7 @@ class Packer:
         found = []
         for start, end in packs(real.sum(1).tolist()):
             whose = text[start:end]
-            pairs = (whose[:, None] == whose[None, :])[None, None]
+            pairs = torch.where(whose[:, None] == whose[None, :], 0.0, never)[None, None]
             given = {name: column[start:end][None] for name, column in columns.items()}
             found.append(self._first.auto_model(**given, attention_mask=pairs, return_dict=True)[0][0])
         rows = torch.cat(found)
@@ -94,13 +96,36 @@ def packer(network: Any) -> Packer | None:
     )
     try:
         made = Packer(network)
-        rows = made.encode(PROBE)
-        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        apart = float(np.abs(rows - usual).max()) if rows.shape == usual.shape else np.inf
+        if not _agrees(made, usual):
+            return None
+        _reorder(network, made, usual)
     except Exception as error:  # whatever a model raises that knows no such arguments
         log.debug("embedding.unpacked", problem=f"{type(error).__name__}: {error}")
         return None
+    return made
+
+
+def _reorder(network: Any, made: Packer, usual: Vectors) -> None:
+    """Multiply by weights in their best order, where this torch can and the vectors stay what they are."""
+    try:
+        reordered = Reordered(network)
+    except Exception as error:  # private operators, which another torch may not have
+        log.debug("embedding.unordered", problem=f"{type(error).__name__}: {error}")
+        return
+    try:
+        good = _agrees(made, usual)
+    except Exception:
+        reordered.undo()
+        raise
+    reordered.keep() if good else reordered.undo()
+
+
+def _agrees(made: Packer, usual: Vectors) -> bool:
+    rows = made.encode(PROBE)
+    if rows.shape != usual.shape:
+        return False
+    apart = float(np.abs(rows / np.linalg.norm(rows, axis=1, keepdims=True) - usual).max())
     if not apart <= NEAR:
         log.debug("embedding.unpacked", apart=apart)
-        return None
-    return made
+        return False
+    return True

@@ -83,8 +83,8 @@ class SentenceTransformerEmbedder:
 
     @property
     def network(self) -> Any:
-        """The library's model, for exports. Loads it."""
-        return self._loaded.get().network
+        """The library's model as it was trained, for exports. Loads it, each time."""
+        return self._read()
 
     @property
     def weights(self) -> Path:
@@ -104,6 +104,13 @@ class SentenceTransformerEmbedder:
         return unit(loaded.encode(found), len(found), loaded.dims, self.model)
 
     def _load(self) -> _Loaded:
+        network = self._read()
+        try:
+            return _Loaded(network, self.model)
+        except Exception as error:
+            raise _explained(self._source, error) from error
+
+    def _read(self) -> Any:
         # Read when the tokenizer is first used; a tokenizer with threads of its own deadlocks after a fork.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         try:
@@ -117,7 +124,7 @@ class SentenceTransformerEmbedder:
         torch.set_num_threads(self._threads)
         where = self._source.model if self._source.folder is None else str(self._source.folder)
         try:
-            return _Loaded(library.SentenceTransformer(where, device=self._device), self.model)
+            return library.SentenceTransformer(where, device=self._device)
         except Exception as error:
             raise _explained(self._source, error) from error
 

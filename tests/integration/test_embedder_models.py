@@ -33,7 +33,17 @@ shutil.copytree(packaged._source.folder, folder)
 network = SentenceTransformer(str(folder))
 theirs = network.encode(texts, batch_size=32)
 
+from trellis.memory.embedders import packing, reordered
 from trellis.memory.embedders.packing import packer
+product = reordered._product
+reordered._product = lambda *given: product(*given) * 1.01
+unlike = packer(network).encode(texts[3:9])  # products that come out otherwise are taken back
+class Missing:
+    def __init__(self, model): raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
+reordered._product, packing.Reordered, kept = product, Missing, packing.Reordered
+missing = packer(network).encode(texts[3:9])
+packing.Reordered = kept
+usual_order = [float(np.abs(rows - theirs[3:9]).max()) for rows in (unlike, missing)]
 packs = [packer(network) is not None]
 forward = network[0].auto_model.forward
 network[0].auto_model.forward = lambda **given: forward(**{**given, "position_ids": None})
@@ -57,7 +67,7 @@ print(json.dumps({
     "models": [packaged.model, SentenceTransformerEmbedder("all-MiniLM-L6-v2").model,
                SentenceTransformerEmbedder(str(folder)).model],
     "dims": packaged.dims, "shape": rows.shape, "dtype": str(rows.dtype), "threads": torch.get_num_threads(),
-    "packs": packs, "packed": packaged._loaded.get()._packer is not None,
+    "usual_order": usual_order, "packs": packs, "packed": packaged._loaded.get()._packer is not None,
     "lengths": float(np.abs(np.linalg.norm(rows, axis=1) - 1).max()), "far": float(np.abs(rows - theirs).max()),
     "child": os.read(reading, 10).decode(), "near": float(rows[0] @ rows[2]), "other": float(rows[0] @ rows[4]),
 }))
@@ -83,6 +93,8 @@ def test_the_default_model_is_the_librarys_own_by_all_its_names_and_after_a_fork
     # Texts share a sequence, but not in a model that would count their positions on, or that takes none.
     assert found["packed"]
     assert found["packs"] == [True, False, False]
+    # Weights in another order are used where they give the same, and this torch knows how.
+    assert max(found["usual_order"]) < 1e-5
     assert found["near"] > 0.5 > found["other"]
 
     # As ONNX: with 32 bits the model itself, with eight another one, near it.
