@@ -39,7 +39,7 @@ import report
 import shapes
 import stack
 from rich.console import Console
-from sides import Durable, Native, Side
+from sides import TRANSPORT, Durable, Native, Side
 from simulate import Task
 from stack import Group, Meter, new_database, settings_of
 
@@ -94,7 +94,13 @@ def bench() -> Iterator[Bench]:
         bundled = settings_of(home / "on", database["on"], url(1))
         single = settings_of(home / "off", database["off"], url(2), bundle_ms=0.0)
         groups = [
-            Group("native", canvas, concurrency=PROCESSES, beat=False, celery=("task_track_started=0",)),
+            Group(
+                "native",
+                canvas,
+                concurrency=PROCESSES,
+                beat=False,
+                celery=("task_track_started=0", f"broker_transport={TRANSPORT}"),
+            ),
             Group("on", bundled, concurrency=PROCESSES),
             Group("off", single, concurrency=PROCESSES),
         ]

@@ -21,6 +21,7 @@ from trellis.tasks.app import app
 from trellis.workflows import Client, Run, RunState, Workflow
 
 PATIENCE = 600.0  # seconds for one run
+TRANSPORT = "redis"  # of the canvas: kombu's own, which keeps no clients and notes each message
 
 
 class Side(Protocol):
@@ -109,6 +110,7 @@ class Native:
         assert settings.result_backend_url is not None
         app.conf.update(
             broker_url=settings.broker_url,
+            broker_transport=TRANSPORT,
             result_backend=settings.result_backend_url,
             task_default_queue=settings.default_queue,
             task_ignore_result=False,
