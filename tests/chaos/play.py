@@ -78,7 +78,8 @@ def passages(point: str, program: programs.Program, rng: Random) -> int:
         return rng.randint(1, RUNS * sum(row.effects for row in expected))
     if point.endswith("completion commit"):
         return rng.randint(1, 2 * RUNS)
-    if point == "after a joint commit":  # each run commits once; another case's fault may take one of the answers
+    if point == "after a joint commit":
+        # Each run commits once, and another case's fault may take one of the answers.
         return rng.randint(1, RUNS - 1)
     return rng.randint(1, RUNS)
 
