@@ -40,7 +40,6 @@ ALONE = frozenset({"nearest_index", "nearest_among"})  # they set their tenant t
 
 
 CONDITIONS = tuple(Filters().arguments())
-ANYTHING = Filters()
 
 
 def conditions_in(arguments: Mapping[str, Any]) -> tuple[str, ...]:
@@ -247,7 +246,7 @@ class Memory:
         """A query, what the statements need for it, and whether it has conditions; None where nothing can be found."""
         limit_of(limit)
         text = query_of(query)
-        conditions = (filters or ANYTHING).arguments()
+        conditions = (filters or Filters()).arguments()
         model = self._found()
         if model is None and self._task is None:
             return text, None, False

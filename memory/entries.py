@@ -113,8 +113,6 @@ class Filters:
 
     def arguments(self) -> dict[str, Any]:
         """For the statements. Raises EntryError for what cannot be asked."""
-        if self.empty:
-            return dict(_ANYTHING)
         metadata = None
         if self.metadata is not None:
             asked = mapping_of("filters.metadata", self.metadata)
@@ -129,9 +127,6 @@ class Filters:
             "since": moment_of("filters.since", self.since),
             "until": moment_of("filters.until", self.until),
         }
-
-
-_ANYTHING = dict.fromkeys(("metadata", "sources", "trust", "by", "episode", "run", "since", "until"))
 
 
 def seconds_of(name: str, value: Seconds | None) -> float | None:

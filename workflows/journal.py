@@ -148,15 +148,15 @@ class Journal(Growing):
         self, run: str, outcomes: Sequence[Outcome], lease: str, ahead: Ahead | None, worker: str
     ) -> tuple[str, dict[str, Any]]:
         """The statement that records these outcomes, and what it takes."""
-        *wanted, look = ahead or NOTHING_AHEAD
-        clean = not look and all(outcome.error is None for outcome in outcomes)
+        wanted = (ahead or NOTHING_AHEAD)._asdict()
+        clean = not wanted.pop("look") and all(outcome.error is None for outcome in outcomes)
         return "complete_clean" if clean else "complete", {
             "run": run,
             "outcomes": wire.outcomes(outcomes, time.monotonic()),
             "new_lease": lease,
             "worker": worker,
             "short": SHORT_SECONDS,
-            **dict(zip(("queue", "ahead", "budget", "room"), wanted, strict=True)),
+            **wanted,
             **self._limits,
         }
 

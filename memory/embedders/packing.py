@@ -96,36 +96,36 @@ def packer(network: Any) -> Packer | None:
     )
     try:
         made = Packer(network)
-        if not _agrees(made, usual):
-            return None
-        _reorder(network, made, usual)
+        apart = _apart(made, usual)
     except Exception as error:  # whatever a model raises that knows no such arguments
         log.debug("embedding.unpacked", problem=f"{type(error).__name__}: {error}")
         return None
+    if not apart <= NEAR:
+        log.debug("embedding.unpacked", apart=apart)
+        return None
+    _reorder(network, made, usual)
     return made
 
 
 def _reorder(network: Any, made: Packer, usual: Vectors) -> None:
     """Multiply by weights in their best order, where this torch can and the vectors stay what they are."""
+    reordered = Reordered(network)
     try:
-        reordered = Reordered(network)
+        reordered.use()
+        apart = _apart(made, usual)
+        problem = None if apart <= NEAR else f"the vectors are {apart:g} apart"
     except Exception as error:  # private operators, which another torch may not have
-        log.debug("embedding.unordered", problem=f"{type(error).__name__}: {error}")
-        return
-    try:
-        good = _agrees(made, usual)
-    except Exception:
+        problem = f"{type(error).__name__}: {error}"
+    if problem is None:
+        reordered.keep()
+    else:
         reordered.undo()
-        raise
-    reordered.keep() if good else reordered.undo()
+        log.debug("embedding.unordered", problem=problem)
 
 
-def _agrees(made: Packer, usual: Vectors) -> bool:
+def _apart(made: Packer, usual: Vectors) -> float:
+    """How far the vectors of the probe are from the library's; of another shape: infinitely."""
     rows = made.encode(PROBE)
     if rows.shape != usual.shape:
-        return False
-    apart = float(np.abs(rows / np.linalg.norm(rows, axis=1, keepdims=True) - usual).max())
-    if not apart <= NEAR:
-        log.debug("embedding.unpacked", apart=apart)
-        return False
-    return True
+        return float("inf")
+    return float(np.abs(rows / np.linalg.norm(rows, axis=1, keepdims=True) - usual).max())

@@ -19,22 +19,21 @@ class Reordered:
     """The linear layers of a model, replaced where they are."""
 
     def __init__(self, model: Any) -> None:
-        """Raises what torch raises where it has no such operators."""
-        torch = importlib.import_module("torch")
-        order, multiply = torch.ops.mkldnn._reorder_linear_weight, torch.ops.mkldnn._linear_pointwise
+        self._torch = importlib.import_module("torch")
         self._layers = [
             layer
             for layer in model.modules()
-            if type(layer) is torch.nn.Linear and layer.weight.dtype is torch.float32
+            if type(layer) is self._torch.nn.Linear and layer.weight.dtype is self._torch.float32
         ]
-        try:
-            for layer in self._layers:
-                ready = order(layer.weight.detach(), ROWS)
-                bias = None if layer.bias is None else layer.bias.detach()
-                layer.forward = partial(_product, multiply, ready, bias)
-        except Exception:
-            self.undo()
-            raise
+
+    def use(self) -> None:
+        """Multiply by them. Raises what torch raises where it has no such operators; then `undo` is to follow."""
+        operators = self._torch.ops.mkldnn
+        order, multiply = operators._reorder_linear_weight, operators._linear_pointwise
+        for layer in self._layers:
+            ready = order(layer.weight.detach(), ROWS)
+            bias = None if layer.bias is None else layer.bias.detach()
+            layer.forward = partial(_product, multiply, ready, bias)
 
     def undo(self) -> None:
         """Multiply as before."""
@@ -42,9 +41,12 @@ class Reordered:
             vars(layer).pop("forward", None)
 
     def keep(self) -> None:
-        """Let go of the weights in the old order: from now on the model cannot be exported."""
+        """Let go of the weights in the old order: from now on the model cannot be exported.
+
+        Whoever shares a weight with a layer (embeddings of tokens, tied to a head) keeps it.
+        """
         for layer in self._layers:
-            layer.weight.data = layer.weight.new_empty(0)
+            layer.weight = type(layer.weight)(layer.weight.new_empty(0), requires_grad=False)
 
 
 def _product(multiply: Any, ready: Any, bias: Any, given: Any) -> Any:

@@ -30,9 +30,10 @@ def unit(rows: Any, count: int, dims: int, model: str) -> Vectors:
             f"it answered with vectors of shape {found.shape} for {count} texts, and {(count, dims)} was expected",
         )
     squares = np.einsum("ij,ij->i", found, found, dtype=np.float64)
-    if count == 1 and abs(float(squares[0]) - 1.0) < EVEN:  # a query, for the second time
+    even = np.abs(squares - 1.0) < EVEN
+    if even.all():  # mostly: they pass here when they leave an embedder, and again before they are asked for
         return found
-    lengths = np.where(np.abs(squares - 1.0) < EVEN, 1.0, np.sqrt(squares))
+    lengths = np.where(even, 1.0, np.sqrt(squares))
     if not (np.isfinite(lengths).all() and lengths.all()):
         wrong = ~np.isfinite(lengths) | (lengths == 0)
         raise EmbeddingError(

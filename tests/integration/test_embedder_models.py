@@ -38,11 +38,14 @@ from trellis.memory.embedders.packing import packer
 product = reordered._product
 reordered._product = lambda *given: product(*given) * 1.01
 unlike = packer(network).encode(texts[3:9])  # products that come out otherwise are taken back
-class Missing:
-    def __init__(self, model): raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
+class Missing(reordered.Reordered):
+    def use(self): raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
 reordered._product, packing.Reordered, kept = product, Missing, packing.Reordered
 missing = packer(network).encode(texts[3:9])
 packing.Reordered = kept
+tied = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 9))
+tied[1].weight = tied[0].weight
+reordered.Reordered(tied).keep()
 usual_order = [float(np.abs(rows - theirs[3:9]).max()) for rows in (unlike, missing)]
 packs = [packer(network) is not None]
 forward = network[0].auto_model.forward
@@ -67,7 +70,8 @@ print(json.dumps({
     "models": [packaged.model, SentenceTransformerEmbedder("all-MiniLM-L6-v2").model,
                SentenceTransformerEmbedder(str(folder)).model],
     "dims": packaged.dims, "shape": rows.shape, "dtype": str(rows.dtype), "threads": torch.get_num_threads(),
-    "usual_order": usual_order, "packs": packs, "packed": packaged._loaded.get()._packer is not None,
+    "usual_order": usual_order, "tied": list(tied[0].weight.shape),
+    "packs": packs, "packed": packaged._loaded.get()._packer is not None,
     "lengths": float(np.abs(np.linalg.norm(rows, axis=1) - 1).max()), "far": float(np.abs(rows - theirs).max()),
     "child": os.read(reading, 10).decode(), "near": float(rows[0] @ rows[2]), "other": float(rows[0] @ rows[4]),
 }))
@@ -95,6 +99,7 @@ def test_the_default_model_is_the_librarys_own_by_all_its_names_and_after_a_fork
     assert found["packs"] == [True, False, False]
     # Weights in another order are used where they give the same, and this torch knows how.
     assert max(found["usual_order"]) < 1e-5
+    assert found["tied"] == [9, 4]  # who shares a weight with a layer keeps it
     assert found["near"] > 0.5 > found["other"]
 
     # As ONNX: with 32 bits the model itself, with eight another one, near it.
