@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from endpoints import KEY, Answer, Endpoint, completion, quoted
 from forks import Forked
-from memories import EMBEDDER, opened
+from memories import EMBEDDER
 from stack import Stack, eventually
 
 from trellis.memory.connections import MemoryDatabase
@@ -69,12 +69,6 @@ class Mind(Endpoint):
     @property
     def settings(self) -> dict[str, str]:
         return {"llm": "openai:m", "llm_url": self.url, "llm_api_key": KEY}
-
-
-@pytest.fixture
-def database(stack: Stack) -> Iterator[MemoryDatabase]:
-    with opened(stack) as found:
-        yield found
 
 
 @pytest.fixture

@@ -31,10 +31,11 @@ def saga(stack: Stack, wf: Workflow) -> Workflow:
     return wf
 
 
-def listening(stack: Stack, name: str = "listening") -> Workflow:
-    """A body that is at work until it hears of the end."""
+def listening(stack: Stack, name: str = "listening", tidy: Path | None = None) -> Workflow:
+    """A body that is at work until it hears of the end, and tidies up until a file exists."""
     wf = saga(stack, Workflow(name, register=False))
-    wf.step("body", steps.listens, ledger=stack.ledger, after=["hotel"])
+    more = {} if tidy is None else {"tidy": str(tidy)}
+    wf.step("body", steps.listens, ledger=stack.ledger, after=["hotel"], **more)
     return wf
 
 
@@ -67,11 +68,17 @@ def silent(stack: Stack, wf: Workflow) -> tuple[str, Claimed]:
     return run, claimed
 
 
-def test_what_a_cancelled_run_did_is_undone_after_the_last_line_of_its_body(stack: Stack) -> None:
+def test_what_a_cancelled_run_did_is_undone_after_the_last_line_of_its_body(
+    stack: Stack, tmp_path: Path
+) -> None:
     workers(stack)
-    run = stack.client.start(listening(stack)).id
+    run = stack.client.start(listening(stack, tidy=tmp_path / "tidy")).id
     at_work(stack)
     assert stack.client.cancel(run)
+    eventually(lambda: any(line[4:] == ["heard"] for line in stack.lines()), what="the body has heard of it")
+    tick(stack.engine)
+    assert stack.client.linked(run, "compensation") == []
+    (tmp_path / "tidy").touch()
     undone(stack, run)
     assert order(stack) == ["hotel", "body", "undo_on_cancel"]
     assert [line[4] for line in stack.lines() if line[1] == "body"][-1] == "done"
@@ -128,7 +135,9 @@ def test_a_body_whose_worker_was_killed_is_waited_for_until_its_lease_is_over(st
     [(until,)] = stack.rows("SELECT lease_until FROM step WHERE run_id = %s AND name = 'body'", run)
     stack.beat()
     stack.worker("second")
-    assert undone(stack, run).created_at >= until
+    undoing = undone(stack, run)
+    began = [step.started_at for step in stack.client.steps(undoing) if step.name == "undo_on_cancel"]
+    assert [at for at in began if at is not None and at >= until] == began != []
 
 
 def test_a_worker_that_is_asked_to_go_tells_of_the_end_of_its_body(stack: Stack) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from forks import Forked
-from memories import EMBEDDER, opened
+from memories import EMBEDDER
 from stack import Stack
 
 from trellis.memory import bulk
@@ -28,12 +27,6 @@ from trellis.tasks.errors import BadRecord, ConfigurationError, ConflictError, E
 
 SCOPE = Scope("acme", "planner")
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def database(stack: Stack) -> Iterator[MemoryDatabase]:
-    with opened(stack) as found:
-        yield found
 
 
 @pytest.fixture

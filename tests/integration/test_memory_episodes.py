@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from memories import EMBEDDER, opened
+from memories import EMBEDDER
 from stack import Stack
 
 from trellis.memory import EpisodicMemory, Filters, Scope, Stored, VectorMemory
@@ -28,12 +28,6 @@ TALK = [
     ("Bob", "My sister plays the cello"),
     ("Ann", "I would love to hear that"),
 ]
-
-
-@pytest.fixture
-def database(stack: Stack) -> Iterator[MemoryDatabase]:
-    with opened(stack) as found:
-        yield found
 
 
 @pytest.fixture

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from memories import EMBEDDER, opened
+from memories import EMBEDDER
 from stack import Stack
 
 from trellis.memory.bulk import import_jsonl, import_parquet
@@ -26,12 +25,6 @@ from trellis.tasks.errors import BadRecord, ConfigurationError, EntryError
 HERE, THERE = Scope("acme", "planner"), Scope("other", "")
 RUN = "01a1f82f-96e1-7641-94bd-5b89a0432689"
 IMPORTS: dict[str, Any] = {"jsonl": import_jsonl, "parquet": import_parquet}
-
-
-@pytest.fixture
-def database(stack: Stack) -> Iterator[MemoryDatabase]:
-    with opened(stack) as found:
-        yield found
 
 
 def fill(database: MemoryDatabase) -> None:

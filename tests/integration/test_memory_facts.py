@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -13,7 +12,7 @@ from uuid import uuid4
 import numpy as np
 import psycopg
 import pytest
-from memories import EMBEDDER, opened
+from memories import EMBEDDER
 from stack import Stack
 
 from trellis.memory import EpisodicMemory, Filters, HybridMemory, Scope, VectorMemory
@@ -25,12 +24,6 @@ from trellis.tasks.settings import Settings
 
 ANN = Scope("acme", "ann")
 PAST = "UPDATE memory SET expires_at = now() - interval '1 second' WHERE expires_at IS NOT NULL"
-
-
-@pytest.fixture
-def database(stack: Stack) -> Iterator[MemoryDatabase]:
-    with opened(stack) as found:
-        yield found
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from memories import EMBEDDER, opened
+from memories import EMBEDDER
 from stack import Stack, eventually
 
 from trellis.memory import Filters, HybridMemory, Scope, import_jsonl
@@ -18,12 +18,6 @@ from trellis.memory.scope import TRUST, Source
 
 ANN = Scope("acme", "ann")
 WAITS = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-
-
-@pytest.fixture
-def database(stack: Stack) -> Iterator[MemoryDatabase]:
-    with opened(stack) as found:
-        yield found
 
 
 def hybrid(database: MemoryDatabase, task: str, scope: Scope = ANN, **options: Any) -> HybridMemory:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from memories import EMBEDDER, opened
+from memories import EMBEDDER
 from stack import Stack
 
 from trellis.memory import Filters, HybridMemory, Scope, ranking
 from trellis.memory.connections import MemoryDatabase
 
 ANN = Scope("acme", "ann")
-
-
-@pytest.fixture
-def database(stack: Stack) -> Iterator[MemoryDatabase]:
-    with opened(stack) as found:
-        yield found
 
 
 def hybrid(database: MemoryDatabase, task: str | None = None) -> HybridMemory:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from uuid import UUID
 import psycopg
 import pyarrow
 import pytest
-from memories import EMBEDDER, opened
+from memories import EMBEDDER
 from psycopg.errors import InsufficientPrivilege
 from pyarrow import parquet
 from stack import Stack
@@ -41,12 +40,6 @@ DEFINERS = {  # what runs as the owner for the role: each names the tenant itsel
     "audit_partition",
     "memory_expired",  # tells the role nothing: test_sweeping.py
 }  # fmt: skip
-
-
-@pytest.fixture
-def database(stack: Stack) -> Iterator[MemoryDatabase]:
-    with opened(stack) as found:
-        yield found
 
 
 @pytest.fixture

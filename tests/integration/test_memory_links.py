@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from memories import EMBEDDER, opened
+from memories import EMBEDDER
 from stack import Stack
 
 from trellis.memory import Filters, Scope, VectorMemory, import_jsonl
@@ -20,12 +19,6 @@ from trellis.memory.entries import Entry
 
 ANN = Scope("acme", "ann")
 RUN, DAY = uuid4(), datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def database(stack: Stack) -> Iterator[MemoryDatabase]:
-    with opened(stack) as found:
-        yield found
 
 
 @pytest.fixture

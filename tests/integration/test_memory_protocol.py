@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
-from memories import EMBEDDER, opened
+from memories import EMBEDDER
 from stack import Stack, eventually
 
 from trellis.memory import (
@@ -52,12 +52,6 @@ class Awaited:
             return await verb(*given, **named)
 
         return lambda *given, **named: asyncio.run(call(*given, **named))
-
-
-@pytest.fixture
-def database(stack: Stack) -> Iterator[MemoryDatabase]:
-    with opened(stack) as found:
-        yield found
 
 
 @pytest.fixture(params=KINDS)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 from forks import Forked
-from memories import EMBEDDER, opened
+from memories import EMBEDDER
 from stack import Stack, eventually
 
 from trellis.memory import reembedding
@@ -25,12 +25,6 @@ from trellis.tasks.errors import ConfigurationError
 
 HERE, THERE = Scope("acme", "planner"), Scope("other", "")
 NEW = HashingEmbedder(32)
-
-
-@pytest.fixture
-def database(stack: Stack) -> Iterator[MemoryDatabase]:
-    with opened(stack) as found:
-        yield found
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import pytest
 from forks import ran
-from memories import EMBEDDER, opened
+from memories import EMBEDDER
 from stack import Stack, eventually
 
 from trellis.memory import EpisodicMemory, HybridMemory, Scope, VectorMemory
@@ -19,12 +18,6 @@ from trellis.tasks.app import sender
 from trellis.workflows import sweeping
 from trellis.workflows.engine import Engine
 from trellis.workflows.recovery import tick
-
-
-@pytest.fixture
-def database(stack: Stack) -> Iterator[MemoryDatabase]:
-    with opened(stack) as found:
-        yield found
 
 
 def expire(stack: Stack) -> None:

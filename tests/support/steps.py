@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,25 +81,29 @@ def effect_once(ledger: str, ctx: Context) -> None:
     record(ledger, ctx)
 
 
+def look_until(holds: Callable[[], bool], between: Callable[[], None]) -> None:
+    """Look again and again, and do something between two looks."""
+    while not holds():
+        between()
+        time.sleep(0.01)
+
+
 @action(name="wait_for")
 def wait_for(ledger: str, file: str, ctx: Context) -> str:
     """Leaves a line, then waits until a file exists."""
     record(ledger, ctx, "begun")
-    while not Path(file).exists():
-        ctx.heartbeat({"waiting": file})
-        time.sleep(0.01)
+    look_until(Path(file).exists, lambda: ctx.heartbeat({"waiting": file}))
     record(ledger, ctx, "done")
     return file
 
 
 @action(name="listens")
-def listens(ledger: str, ctx: Context) -> None:
-    """Leaves line after line until it hears that it is cancelled, and tidies up for a while after that."""
+def listens(ledger: str, ctx: Context, tidy: str | None = None) -> None:
+    """Leaves line after line until it hears that it is cancelled; then tidies up, until a file exists."""
     record(ledger, ctx, "begun")
-    while not ctx.cancelled:
-        record(ledger, ctx, "at-work")
-        time.sleep(0.02)
-    time.sleep(0.3)
+    look_until(lambda: ctx.cancelled, lambda: record(ledger, ctx, "at-work"))
+    record(ledger, ctx, "heard")
+    look_until(Path(tidy or ledger).exists, lambda: None)
     record(ledger, ctx, "done")
 
 
