@@ -75,7 +75,7 @@ def call(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
     after, send = note, False
     if note.get("woken") == "time":
         after, send = _sought(here, step, note)
-        if send and _is_paused(here, note["queue"]):
+        if send and _sendable(here, note["queue"]) is None:
             after, send = {**note, "missed": 1, "pause": here.settings.redelivery_seconds}, False
 
     def decision(connection: Connection) -> Outcome | Parked:
@@ -96,19 +96,20 @@ def call(here: Here, step: Claimed, inputs: dict[str, Json]) -> Outcome | None:
     return outcome
 
 
-def _is_paused(here: Here, queue: str) -> bool:
-    return Pauses(here.journal.database).holds("queue", queue)
+def _sendable(here: Here, queue: str) -> float | None:
+    return Pauses(here.journal.database).sendable(queue)
 
 
 def _begin(here: Here, step: Claimed, asked: Mapping[str, Any], queue: str) -> None:
-    if _is_paused(here, queue):
+    since = _sendable(here, queue)
+    if since is None:
         here.journal.park(here.run, parked(step, f"queue:{queue}"))
         return
     note = {
         "task": str(uuid4()),
         "name": asked["task"],
         "queue": queue,
-        "since": here.journal.clock(),
+        "since": since,
         "sends": 1,
         "missed": 0,
         "pause": here.settings.redelivery_seconds,

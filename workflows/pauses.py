@@ -99,9 +99,10 @@ class Pauses:
         """Note that it is paused no longer; False where it was not."""
         return bool(self._ask("end_pause", kind=kind, name=name))
 
-    def holds(self, kind: str, name: str) -> bool:
-        """Whether it is paused."""
-        return bool(self._ask("hold_pause", kind=kind, name=name))
+    def sendable(self, queue: str) -> float | None:
+        """The time by Postgres, in seconds since 1970; None where the queue is paused."""
+        rows = self._ask("sendable", queue=queue)
+        return rows[0][0] if rows else None
 
     def every(self) -> list[Pause]:
         """The workflows and queues that are paused."""

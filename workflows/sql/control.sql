@@ -359,6 +359,11 @@ SELECT kind, name, at FROM pause ORDER BY kind, name
 -- Whoever acts on a pause holds it, so that its end waits and then sees what was done.
 SELECT name FROM pause WHERE kind = %(kind)s AND name = %(name)s FOR KEY SHARE
 
+-- name: sendable
+-- The time, where nobody has paused a queue: who sends something there needs both.
+SELECT extract(epoch FROM clock_timestamp())::float8
+ WHERE NOT EXISTS (SELECT FROM pause WHERE kind = 'queue' AND name = %(queue)s)
+
 -- name: runs_in
 -- As a range of the index of both: with equations the planner would rather walk along all runs, and past the others.
 SELECT id FROM run

@@ -361,6 +361,18 @@ UPDATE step
  WHERE state = 'parked' AND waits_for = %(waits_for)s AND run_id = %(run)s
 RETURNING idx, name, action, queue, priority, attempt, failures, rank, expect
 
+-- Those that are `due` are ready, and know by what they were woken.
+-- name: part_woken_by
+UPDATE step s SET state = 'ready', sent = true, due_at = clock_timestamp(),
+       lease_until = clock_timestamp() + interval '1 second' * (s.options->>'queue_timeout')::float8,
+       wait = coalesce(wait, '{}') ||
+
+-- name: part_of_woken
+  FROM due
+ WHERE s.run_id = due.run_id AND s.idx = due.idx
+RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt,
+          s.failures, s.rank, s.expect
+
 -- name: take_due
 -- Wakes parked steps whose time has come (but those of a run that begins later, see beginnings.sql). Those without a timer stand in no index that this reads, and neither do
 -- those that never ran and are parked in front of a limit: they noted nothing (`wait`).
@@ -371,13 +383,7 @@ WITH due AS (
      ORDER BY due_at LIMIT %(limit)s
      FOR UPDATE SKIP LOCKED
 )
-UPDATE step s SET state = 'ready', sent = true, due_at = clock_timestamp(),
-       lease_until = clock_timestamp() + interval '1 second' * (s.options->>'queue_timeout')::float8,
-       wait = coalesce(wait, '{}') || '{"woken": "time"}'
-  FROM due
- WHERE s.run_id = due.run_id AND s.idx = due.idx
-RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt,
-          s.failures, s.rank, s.expect
+{part_woken_by} '{"woken": "time"}' {part_of_woken}
 
 -- name: take_resumed
 -- Wakes steps whose task goes to a queue that is paused no longer: a walk from one such queue to the next.
@@ -389,7 +395,7 @@ WITH RECURSIVE q AS (
              WHERE s.state = 'parked' AND s.waits_for > q.waits_for AND s.waits_for < 'queue;'
              ORDER BY s.waits_for LIMIT 1), q.n + 1
       FROM q WHERE q.waits_for IS NOT NULL AND q.n < %(limit)s
-), free AS MATERIALIZED (
+), due AS MATERIALIZED (
     SELECT w.run_id, w.idx
       FROM q CROSS JOIN LATERAL (
            SELECT run_id, idx FROM step WHERE state = 'parked' AND waits_for = q.waits_for
@@ -398,13 +404,7 @@ WITH RECURSIVE q AS (
        AND NOT EXISTS (SELECT FROM pause WHERE kind = 'queue' AND name = substr(q.waits_for, length('queue:') + 1))
      LIMIT %(limit)s
 )
-UPDATE step s SET state = 'ready', sent = true, due_at = clock_timestamp(),
-       lease_until = clock_timestamp() + interval '1 second' * (s.options->>'queue_timeout')::float8,
-       wait = coalesce(wait, '{}') || '{"woken": "queue"}'
-  FROM free
- WHERE s.run_id = free.run_id AND s.idx = free.idx
-RETURNING s.run_id, (SELECT workflow FROM run WHERE id = s.run_id), s.idx, s.name, s.action, s.queue, s.priority, s.attempt,
-          s.failures, s.rank, s.expect
+{part_woken_by} '{"woken": "queue"}' {part_of_woken}
 
 -- name: lock_run
 -- Whoever tells a run something, and a step that is about to wait for it, take turns.

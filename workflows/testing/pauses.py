@@ -180,6 +180,13 @@ def hold_pause(store: Store, *, kind: str, name: str) -> Rows:
     return [] if store.get("pause", kind, name) is None else [(name,)]
 
 
+@does(SQL["sendable"])
+def sendable(store: Store, *, queue: str) -> Rows:
+    """What time it is, where the queue is not paused."""
+    paused = store.get("pause", "queue", queue) is not None
+    return [] if paused else [(store.clock.now().timestamp(),)]
+
+
 @does(SQL["runs_in"])
 def runs_in(store: Store, *, workflow: str, state: str, after: str, limit: int) -> Rows:
     """Runs of a workflow in one state, by id."""
