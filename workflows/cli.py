@@ -35,12 +35,20 @@ from . import (
     sources,
     words,
 )
-from .beginnings import Debounce, Singleton
 from .cli_bulk import Asked, SinceOption, Verb
 from .cli_changes import ChangedInputs, ChangedParams, Changes, FromStep
 from .cli_doubts import register as register_doubts
 from .cli_schedules import app as schedules_app
 from .cli_secrets import app as secrets_app
+from .cli_windows import (
+    DebounceKey,
+    DebounceMax,
+    DebounceWait,
+    SingletonKey,
+    SingletonWindow,
+    debounce_of,
+    singleton_of,
+)
 from .client import Client
 from .queries import Queries
 from .records import Run
@@ -123,37 +131,15 @@ def run(
         typer.Option(metavar="TIME", help="Begin at this moment, ISO 8601; here without an offset."),
     ] = None,
     delay: Annotated[float | None, typer.Option(help="Begin in so many seconds.", show_default=False)] = None,
-    singleton: Annotated[
-        str | None,
-        typer.Option(help="While a run with this key is open, give it back.", show_default=False),
-    ] = None,
-    singleton_window: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="With --singleton: give it back for so long after it was accepted, though it is over.",
-            show_default=False,
-        ),
-    ] = None,
+    singleton: SingletonKey = None,
+    singleton_window: SingletonWindow = None,
     tags: Annotated[
         list[str] | None,
         typer.Option("--tag", metavar="TAG", help="A text by which the run is found; may be given again."),
     ] = None,
-    debounce: Annotated[
-        str | None,
-        typer.Option(help="Starts with this key that follow one another are one run.", show_default=False),
-    ] = None,
-    debounce_wait: Annotated[
-        float, typer.Option(metavar="SECONDS", help="With --debounce: from the last start to the run.")
-    ] = 5.0,
-    debounce_max: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="With --debounce: from the first start to the run, however many follow.",
-            show_default=False,
-        ),
-    ] = None,
+    debounce: DebounceKey = None,
+    debounce_wait: DebounceWait = 5.0,
+    debounce_max: DebounceMax = None,
     tenant: Annotated[
         str | None, typer.Option(help="Whose run it is: tenants take turns.", show_default=False)
     ] = None,
@@ -169,8 +155,8 @@ def run(
 
     Prints its id. With --wait watches it instead, then exits with 0 if it succeeded and 1 if it did not.
     """
-    _need("--singleton", singleton, "--singleton-window", singleton_window)
-    _need("--debounce", debounce, "--debounce-max", debounce_max)
+    once = singleton_of(singleton, singleton_window)
+    joined = debounce_of(debounce, debounce_wait, debounce_max)
     with _journal(_settings(imports)) as client:
         workflow = sources.workflow(target, client, partial(rollcall.module_known, celery))
         values = arguments.parse(workflow.spec, params or (), params_file)
@@ -182,8 +168,8 @@ def run(
             tags=tags or (),
             at=arguments.moment(at),
             delay=delay,
-            singleton=None if singleton is None else Singleton(singleton, singleton_window),
-            debounce=None if debounce is None else Debounce(debounce, debounce_wait, debounce_max),
+            singleton=once,
+            debounce=joined,
             tenant=tenant,
             deadline=deadline,
         )
@@ -355,12 +341,6 @@ def _end(client: Client, run: Run, *, as_json: bool, steps: bool) -> NoReturn:
     else:
         report(client, run)
     raise typer.Exit(exit_code(run))
-
-
-def _need(option: str, given: str | None, more: str, value: float | None) -> None:
-    """Refuse an option that means nothing without another one. Raises ConfigurationError."""
-    if value is not None and given is None:
-        raise ConfigurationError(f"{more} goes with {option}: give that one its key, or leave {more} out")
 
 
 def _with_key(client: Client, workflow: str, key: str) -> Run | None:
