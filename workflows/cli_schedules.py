@@ -75,6 +75,16 @@ def list_all(
         hint(f"no schedules{of}; make one with `trellis schedules create`")
 
 
+Anchor = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="The moment from which --every counts, ISO 8601; now without it.",
+        show_default=False,
+    ),
+]
+
+
 @app.command()
 def create(
     name: Name,
@@ -90,14 +100,7 @@ def create(
         float | None,
         typer.Option(help="Seconds from one tick to the next, instead of --cron.", show_default=False),
     ] = None,
-    anchor: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="The moment from which --every counts, ISO 8601; now without it.",
-            show_default=False,
-        ),
-    ] = None,
+    anchor: Anchor = None,
     timezone: Annotated[
         str, typer.Option(help="The IANA time zone that --cron is read in, and --anchor without an offset.")
     ] = "UTC",
